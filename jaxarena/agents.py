@@ -1,0 +1,147 @@
+"""Scripted strategies: the rest of the market, and the baselines.
+
+A strategy reads the same views as a learner and names the lots it wants to trade. Belongs here:
+rules without state of their own. Does not belong here: learning.
+"""
+
+from abc import abstractmethod
+
+import jax
+import jax.numpy as jnp
+
+from jaxarena.core.component import Component
+from jaxarena.core.random import uniforms
+from jaxarena.core.tree import static
+from jaxarena.market.views import AccountView, MarketView
+
+
+class Strategy(Component, family="strategy"):
+    """A rule that turns what `n` agents see into orders."""
+
+    @property
+    def lookback(self) -> int:
+        """Bars of the window that it reads."""
+        return 1
+
+    @abstractmethod
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Lots to trade now, `[n, A]` int32, buy positive.
+
+        Args:
+            key: consumed.
+            market: the common view at bar t.
+            account: the views of the `n` agents that follow this strategy.
+        """
+
+
+class Learned(Strategy):
+    """Orders come from a policy outside: the role takes part in `action` and `obs`."""
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Learned roles have no rule."""
+        raise TypeError("a learned role acts through the action given to env.step, not through a strategy")
+
+
+class Hold(Strategy):
+    """Never trade."""
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """No orders."""
+        return jnp.zeros_like(account.positions)
+
+
+class BuyAndHold(Strategy):
+    """Put everything into all assets, equally, at the first bar, and never trade again."""
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Orders at the first step only."""
+        orders = toward_weights(jnp.full(market.mid.shape, 1.0 / market.mid.size), market, account)
+        return jnp.where(market.step == 0, orders, 0)
+
+
+class EqualWeight(Strategy):
+    """Keep the same share of equity in every asset, rebalanced when a weight is off by more than `tolerance`."""
+
+    exposure: float = 1.0  # sum of weights
+    tolerance: float = 0.02
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade back to the target weights."""
+        target = jnp.full(market.mid.shape, self.exposure / market.mid.size)
+        off = jnp.abs(account.weights(market.mid) - target) > self.tolerance
+        return jnp.where(off, toward_weights(target, market, account), 0)
+
+
+class Random(Strategy):
+    """Noise: with odds `trade_probability` per asset and step, move to a uniformly drawn weight."""
+
+    trade_probability: float = 0.1
+    max_weight: float = 1.0
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Independent draws for every agent and asset."""
+        draws = uniforms(key, (2, *account.positions.shape))
+        low = jnp.where(jnp.asarray(account.limits.allow_short), -1.0, 0.0)[:, None]
+        target = (low + (1.0 - low) * draws[1]) * self.max_weight / market.mid.size
+        return jnp.where(draws[0] < self.trade_probability, toward_weights(target, market, account), 0)
+
+
+class Momentum(Strategy):
+    """Hold what has risen over `period` bars; short what has fallen where the account may.
+
+    Weight `exposure / A * clip(return / threshold, -1, 1)`.
+    Source: Jegadeesh and Titman (1993); time-series form as in Moskowitz, Ooi and Pedersen (2012).
+    """
+
+    period: int = static(default=20)
+    exposure: float = 1.0
+    threshold: float = 0.05  # return at which the full weight is held
+    tolerance: float = 0.02
+
+    @property
+    def lookback(self) -> int:
+        """`period + 1` bars."""
+        return self.period + 1
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade toward the signal when the weight is off by more than `tolerance`."""
+        close = market.window.close
+        score = jnp.clip((close[-1] / close[-1 - self.period] - 1.0) / self.threshold, -1.0, 1.0)
+        return self._follow(score, market, account)
+
+    def _follow(self, score: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        low = jnp.where(jnp.asarray(account.limits.allow_short), -1.0, 0.0)[:, None]
+        target = jnp.maximum(score, low) * (self.exposure / market.mid.size)
+        off = jnp.abs(account.weights(market.mid) - target) > self.tolerance
+        return jnp.where(off, toward_weights(target, market, account), 0)
+
+
+class MeanReversion(Momentum):
+    """Buy what stands below its mean of `period` bars, sell what stands above it.
+
+    Weight `exposure / A * clip(-(close / mean - 1) / threshold, -1, 1)`.
+    Source: contrarian rule of Lo and MacKinlay (1990), in time-series form.
+    """
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade against the distance from the mean."""
+        close = market.window.close
+        mean = close[-self.period :].mean(0)
+        score = jnp.clip(-(close[-1] / mean - 1.0) / self.threshold, -1.0, 1.0)
+        return self._follow(score, market, account)
+
+
+def toward_weights(weights: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    """Lots that bring each position to `weights * equity` at today's mid, rounded toward zero.
+
+    Args:
+        weights: `[A]` or `[n, A]` signed share of equity.
+        market: the common view.
+        account: the views of `n` agents.
+
+    Returns:
+        `[n, A]` int32 lots.
+    """
+    wanted = weights * account.safe_equity[:, None] / market.mid
+    cap = jnp.asarray(account.limits.max_position_lots, jnp.float32)[:, None]
+    return jnp.trunc(jnp.clip(wanted, -cap, cap)).astype(jnp.int32) - account.positions

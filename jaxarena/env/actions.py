@@ -1,0 +1,149 @@
+"""Action maps: what a policy's output means as orders.
+
+Each map names its space and turns valid actions into signed lots. Invalid actions never reach it:
+a value that is not finite, or an integer outside the space, means "do nothing", a number outside the
+box is clipped, and both are counted.
+"""
+
+from abc import abstractmethod
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxarena.agents import toward_weights
+from jaxarena.core.component import Component
+from jaxarena.core.spaces import Box, Discrete, MultiDiscrete, Space
+from jaxarena.core.tree import static
+from jaxarena.market.views import AccountView, MarketView
+
+
+class ActionMap(Component, family="action"):
+    """Turns the actions of `n` agents into lots to trade."""
+
+    @abstractmethod
+    def space(self, n_assets: int) -> Space:
+        """Space of one agent's action."""
+
+    @abstractmethod
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Lots to trade for valid actions, `[n, A]` int32.
+
+        Args:
+            action: `[n, ...]` inside the space.
+            market: the common view.
+            account: the views of the `n` agents.
+        """
+
+    def decide(self, action: jax.Array, market: MarketView, account: AccountView) -> tuple[jax.Array, jax.Array]:
+        """Lots for any action, `[n, A]` int32, and the number of entries masked or clipped, `[n]` int32."""
+        space = self.space(market.mid.size)
+        n = account.positions.shape[0]
+        flat = action.reshape(n, -1)
+        if isinstance(space, Box):
+            usable = jnp.isfinite(flat)
+            safe = jnp.clip(jnp.where(usable, flat, 0.0), space.low, space.high)
+            wrong = ~usable | (safe != flat)
+        else:
+            sizes = np.asarray(space.sizes if isinstance(space, MultiDiscrete) else (space.n,))
+            usable = (flat >= 0) & (flat < sizes)
+            safe = jnp.where(usable, flat, 0).astype(jnp.int32)
+            wrong = ~usable
+        lots = self.lots(safe.reshape(action.shape), market, account)
+        return jnp.where(usable.all(1)[:, None], lots, 0), wrong.sum(1, dtype=jnp.int32)
+
+
+class TargetWeights(ActionMap):
+    """One number per asset: the signed share of equity to hold in it, scaled by the leverage limit.
+
+    Space `Box(low, 1)^A`. Weights whose absolute values sum to more than 1 are scaled down to 1;
+    then `target lots = trunc(weight * leverage * equity / mid)`.
+    """
+
+    low: float = static(default=-1.0)
+
+    def space(self, n_assets: int) -> Space:
+        """`[A]` numbers."""
+        return Box(self.low, 1.0, n_assets)
+
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade to the target weights."""
+        share = action / jnp.maximum(jnp.abs(action).sum(1, keepdims=True), 1.0)
+        return toward_weights(share * account.limits.leverage()[:, None], market, account)
+
+
+class TradeFraction(ActionMap):
+    """One number per asset in [-1, 1]: the sign is the side, the size is the fraction.
+
+    Buying spends that fraction of what the account may still open, split equally over the assets;
+    selling sells that fraction of a long position, or opens a short one of that fraction of what the
+    account may still open when it is not long. A short position is bought back by its fraction.
+    """
+
+    def space(self, n_assets: int) -> Space:
+        """`[A]` numbers."""
+        return Box(-1.0, 1.0, n_assets)
+
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade fractions."""
+        return trade_fraction(action, market, account)
+
+
+class BuyHoldSell(ActionMap):
+    """One integer per asset out of `2 * levels + 1`: sell all … sell 1/levels, hold, buy 1/levels … buy all.
+
+    Fractions mean what they mean in `TradeFraction`.
+    """
+
+    levels: int = static(default=2)
+
+    def space(self, n_assets: int) -> Space:
+        """`[A]` integers."""
+        return MultiDiscrete((2 * self.levels + 1,) * n_assets)
+
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade fractions of `1 / levels`."""
+        return trade_fraction((action - self.levels) / self.levels, market, account)
+
+
+class TargetExposure(ActionMap):
+    """One integer: the exposure to hold, spread equally over the assets.
+
+    Choice `i` of `n_levels` means `low + (high - low) * i / (n_levels - 1)` times the basis: equity, or
+    initial equity for a reward that is linear in the position.
+    """
+
+    n_levels: int = static(default=3)
+    low: float = -1.0
+    high: float = 1.0
+    basis: Literal["equity", "initial_equity"] = static(default="equity")
+
+    def space(self, n_assets: int) -> Space:
+        """One integer."""
+        return Discrete(self.n_levels)
+
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Trade to the exposure."""
+        step = (jnp.asarray(self.high) - self.low) / (self.n_levels - 1)
+        exposure = (self.low + step * action)[:, None] / market.mid.size
+        if self.basis == "initial_equity":
+            exposure = exposure * (account.initial_equity / account.safe_equity)[:, None]
+        return toward_weights(jnp.broadcast_to(exposure, account.positions.shape), market, account)
+
+
+def trade_fraction(fraction: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    """Lots of a signed fraction of the room (see `TradeFraction`), `[n, A]` int32.
+
+    Args:
+        fraction: `[n, A]` in [-1, 1].
+        market: the common view.
+        account: the views of the `n` agents.
+    """
+    gross = jnp.abs(account.values(market.mid)).sum(1)
+    room = jnp.maximum(account.limits.leverage() * account.equity - gross, 0.0)[:, None]
+    openable = room / market.mid.size / market.mid  # lots
+    reduces = fraction * account.positions < 0
+    base = jnp.where(reduces, jnp.abs(account.positions).astype(jnp.float32), openable)
+    cap = jnp.asarray(account.limits.max_position_lots, jnp.float32)[:, None]
+    return jnp.trunc(jnp.clip(fraction * base, -2.0 * cap, 2.0 * cap)).astype(jnp.int32)

@@ -1,0 +1,45 @@
+"""Roles: who takes part in a market, what they may do, see and want."""
+
+from jaxarena.agents import Learned, Strategy
+from jaxarena.core.checks import expect_range
+from jaxarena.core.tree import Record, static
+from jaxarena.env.actions import ActionMap, TargetWeights
+from jaxarena.env.observations import BarReturns, Indicators, MarketFlow, Observation, Portfolio
+from jaxarena.env.rewards import LogReturn, Reward
+from jaxarena.market.margin import RiskLimits
+
+
+class Role(Record):
+    """A group of agents that share everything but their accounts."""
+
+    name: str = static()
+    count: int = static(default=1)
+    strategy: Strategy = Learned()  # noqa: RUF009 - components are frozen
+    cash: float = 1_000_000.0  # units of currency at the start
+    lots: int | tuple[int, ...] = 0  # holdings at the start, per asset
+    limits: RiskLimits = RiskLimits()  # noqa: RUF009
+    action: ActionMap = TargetWeights()  # noqa: RUF009
+    observations: tuple[Observation, ...] = (BarReturns(), Indicators(), MarketFlow(), Portfolio())
+    rewards: tuple[Reward, ...] = (LogReturn(),)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a policy outside decides."""
+        return isinstance(self.strategy, Learned)
+
+    @property
+    def lookback(self) -> int:
+        """Bars of the window that the role reads."""
+        return max([self.strategy.lookback] + [block.lookback for block in self.observations])
+
+    def validate(self) -> None:
+        """Raise ValueError for a role that cannot take part. Host only."""
+        where = f"roles.{self.name}"
+        if not self.name.isidentifier():
+            raise ValueError(f"{where}: a role's name must be letters, digits and underscores, got {self.name!r}")
+        expect_range(f"{where}.count", self.count, 1, 100_000)
+        expect_range(f"{where}.cash", self.cash, 0.0, 1e12)
+        expect_range(f"{where}.lots", self.lots, -(2**30), 2**30)
+        self.limits.validate(f"{where}.limits")
+        if self.learned and not (self.observations and self.rewards):
+            raise ValueError(f"{where}: a learned role needs at least one observation block and one reward term")

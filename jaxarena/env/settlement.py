@@ -1,0 +1,175 @@
+"""After the fills: books, marks, bankruptcies and what is told of them.
+
+Belongs here: how the modules of `jaxarena.market` are combined in the settle stage. Does not belong
+here: when it runs (`env`).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxarena.core.money import Money
+from jaxarena.core.tree import Record
+from jaxarena.core.types import Bar, Fills, Quote
+from jaxarena.env.build import quanta_per_unit
+from jaxarena.env.rewards import EQUITY_FLOOR, Transition
+from jaxarena.env.state import Accounts, EpisodeStatistics, MarketParams, MarketState
+from jaxarena.market import ledger as ledgers
+from jaxarena.market.costs import BPS
+from jaxarena.market.ledger import Ledger
+from jaxarena.market.margin import RiskLimits
+from jaxarena.market.mechanism import MechanismState
+
+if TYPE_CHECKING:
+    from jaxarena.env.env import Decision
+
+
+class Cleared(Record):
+    """What the clear stage hands on."""
+
+    mechanism: MechanismState
+    fills: Fills
+    bar: Bar  # as traded
+    mid: jax.Array  # [A] float32 quanta per lot at the moment of the fill, before it
+    orders_trimmed: jax.Array  # [N] int32
+
+
+def endow(params: MarketParams) -> Ledger:
+    """Books at the start of an episode."""
+    n_assets = len(params.process.asset_names)
+    cash = jnp.concatenate([jnp.full((role.count,), role.cash, jnp.float32) for role in params.roles])
+    lots = [jnp.broadcast_to(jnp.asarray(role.lots, jnp.int32), (role.count, n_assets)) for role in params.roles]
+    return ledgers.open_accounts(Money.of_float(cash, quanta_per_unit(params)), jnp.concatenate(lots))
+
+
+def book(
+    ledger: Ledger, called: jax.Array, quote: Quote, cleared: Cleared, limits: RiskLimits, params: MarketParams
+) -> tuple[Ledger, jax.Array]:
+    """Trades, fees, penalties, financing and deficits, in this order.
+
+    Returns:
+        The books, and what trading cost each agent against the mid, `[N]` float32 quanta.
+    """
+    fills = cleared.fills
+    lots = fills.bought - fills.sold
+    notional = fills.cash.abs()
+    ledger = ledgers.settle_trades(ledger, fills)
+
+    fees = params.costs.fee(notional, lots, quanta_per_unit(params)).sum(1)
+    penalty_rate = jnp.asarray(limits.liquidation_penalty_bps) * jnp.float32(BPS)
+    penalties = notional.sum(1).scale_up(penalty_rate).masked(called)
+    ledger = ledgers.pay(ledger, fees + penalties, to="exchange")
+
+    values = Money.of_lots(quote.bar.close, ledger.agents.lots, params.lot_multiplier)
+    dt_years = 1.0 / jnp.asarray(params.process.steps_per_year, jnp.float32)
+    interest = params.financing.charge(ledger.agents.cash, values.negative_part().sum(1), dt_years)
+    ledger = ledgers.pay(ledger, interest, to="lender")
+
+    flat = (ledger.agents.lots == 0).all(1)
+    deficit = ledger.agents.cash.negative_part().masked(flat)
+    ledger = ledgers.pay(ledger, -deficit, to="lender")
+
+    slippage = -fills.cash.sum(1).to_float() - (lots * cleared.mid).sum(1)
+    return ledger, fees.to_float() + penalties.to_float() + jnp.maximum(slippage, 0.0)
+
+
+def equity_mid(ledger: Ledger, mid: jax.Array, quote: Quote, params: MarketParams) -> jax.Array:
+    """Equity at the mid, `[N]` float32: exact at the exogenous close, plus what the agents' flow has moved it."""
+    agents = ledger.agents
+    close_value = Money.of_lots(quote.bar.close, agents.lots, params.lot_multiplier)
+    exact = agents.cash + close_value.sum(1)
+    moved = mid - quote.bar.close * params.lot_multiplier
+    return exact.to_float() + (agents.lots * moved).sum(1)
+
+
+def mark(
+    before: Accounts,
+    ledger: Ledger,
+    mid: jax.Array,
+    quote: Quote,
+    cleared: Cleared,
+    cost: jax.Array,
+    limits: RiskLimits,
+    params: MarketParams,
+) -> tuple[Accounts, Transition]:
+    """Mark every account at the close of bar t+1.
+
+    Equity that enters a reward is net of what closing the position alone would cost, spread and own
+    impact included, so trading cannot inflate it. An agent is dead once it is flat and ruined.
+    """
+    positions = ledger.agents.lots
+    at_mid = equity_mid(ledger, mid, quote, params)
+    closing = params.mechanism.closing_prices(cleared.mechanism, positions, quote) * params.lot_multiplier
+    equity = at_mid + (positions * (closing - mid)).sum(1)
+    gross = (jnp.abs(positions) * mid).sum(1)
+    initial = before.initial_equity
+    ruined = (equity <= limits.ruin_fraction * initial) & (gross == 0.0)
+    accounts = Accounts(
+        equity=equity,
+        equity_mid=at_mid,
+        gross=gross,
+        initial_equity=initial,
+        peak_equity=jnp.maximum(before.peak_equity, equity),
+        variance=before.variance,
+        entry_price=_entry_price(before.entry_price, positions, cleared),
+        alive=before.alive & ~ruined,
+    )
+    transition = Transition(
+        equity_before=before.equity,
+        equity=equity,
+        initial_equity=initial,
+        drawdown_before=_drawdown(before),
+        drawdown=_drawdown(accounts),
+        variance=before.variance,
+        weights=positions * mid / jnp.maximum(equity, EQUITY_FLOOR * initial)[:, None],
+        cost=cost,
+    )
+    memory = params.risk_memory
+    variance = memory * before.variance + (1.0 - memory) * jnp.square(transition.log_return)
+    return accounts.replace(variance=variance), transition.replace(variance=variance)
+
+
+def accumulate(
+    statistics: EpisodeStatistics, reward: jax.Array, cost: jax.Array, cleared: Cleared
+) -> EpisodeStatistics:
+    """Add one step to the sums of the episode."""
+    traded = cleared.fills.cash.abs().sum(1).to_float()
+    return EpisodeStatistics(
+        reward=statistics.reward + reward,
+        cost=statistics.cost + cost,
+        traded=statistics.traded + traded,
+    )
+
+
+def report(state: MarketState, decision: "Decision", cleared: Cleared) -> dict[str, Any]:
+    """What a step tells besides observations and rewards, over all `N` agents.
+
+    Equities are float32 quanta: `equity` is marked net of the cost of closing alone; counts are int32.
+    """
+    return {
+        "equity": state.accounts.equity,
+        "equity_mid": state.accounts.equity_mid,
+        "lots": cleared.fills.bought - cleared.fills.sold,
+        "traded": cleared.fills.cash.abs().sum(1).to_float(),
+        "actions_clipped": decision.actions_clipped,
+        "orders_trimmed": cleared.orders_trimmed,
+        "orders_rejected": cleared.fills.orders_rejected,
+        "liquidated": decision.called,
+    }
+
+
+def _drawdown(accounts: Accounts) -> jax.Array:
+    return jnp.clip(1.0 - accounts.equity / accounts.peak_equity, 0.0, 1.0)
+
+
+def _entry_price(entry: jax.Array, positions: jax.Array, cleared: Cleared) -> jax.Array:
+    """Average price of the open position: moved by what adds to it, kept by what reduces it."""
+    lots = cleared.fills.bought - cleared.fills.sold
+    before = positions - lots
+    added = jnp.where(jnp.sign(before) == jnp.sign(lots), jnp.abs(lots), 0)
+    price = cleared.fills.cash.abs().to_float() / jnp.maximum(jnp.abs(lots), 1)
+    total = jnp.maximum(jnp.abs(before) + added, 1)
+    averaged = entry + (price - entry) * (added / total)
+    opened = (lots != 0) & ((before == 0) | (jnp.sign(before) * jnp.sign(positions) < 0))
+    return jnp.where(opened, price, averaged)

@@ -1,0 +1,92 @@
+"""The batched entry point: thousands of markets in one call, the market axis last in memory.
+
+Collector, benchmarks and bridges all step markets through `Markets`. Belongs here: batching, keys,
+auto-reset. Does not belong here: anything about one market (`env`).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxarena.core.tree import Record
+from jaxarena.env.env import Dict, MarketEnv
+from jaxarena.env.state import MarketParams, MarketState
+
+
+class MarketsState(Record):
+    """State of `E` markets and of their random streams."""
+
+    market: MarketState  # leaves [..., E]
+    key: jax.Array  # [E] keys, one per market, never changed
+    episode: jax.Array  # [E] int32 episodes begun before this one
+    episode_key: jax.Array  # [E] keys, `fold_in(key, episode)`
+
+
+class Markets:
+    """`E` independent markets with auto-reset.
+
+    Random streams: market `i` of base key `k` has `key_i = fold_in(k, i)`; its episode `j` resets with
+    `fold_in(fold_in(key_i, j), 0)` and takes step `t` with `fold_in(fold_in(key_i, j), t + 1)`. A trajectory
+    therefore depends on nothing but these numbers: called one by one, scanned, or continued later.
+    """
+
+    def __init__(self, env: MarketEnv, num_markets: int) -> None:
+        if num_markets < 1:
+            raise ValueError(f"num_markets: got {num_markets}, allowed are 1 or more")
+        self.env, self.num_markets = env, num_markets
+
+    def reset(self, key: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
+        """Start every market's first episode. key: kept as the base of all random streams.
+
+        Returns:
+            `obs[role]`, `[N_role, D_role, E]`, and the state.
+        """
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_markets))
+        episode = jnp.zeros(self.num_markets, jnp.int32)
+        return self._begin(keys, episode, params)
+
+    def step(
+        self, state: MarketsState, action: Dict, params: MarketParams
+    ) -> tuple[Dict, MarketsState, Dict, Dict, Dict, dict[str, Any]]:
+        """Step every market; those whose episode ended start the next one.
+
+        Args:
+            state: from `reset` or the last step.
+            action: `action[role]`, `[N_role, ..., E]`.
+            params: shared by all markets.
+
+        Returns:
+            As `MarketEnv.step`, every array with a last axis `E`.
+        """
+        step_keys = jax.vmap(jax.random.fold_in)(state.episode_key, state.market.step + 1)
+        step = jax.vmap(self.env.step_env, in_axes=(0, -1, -1, None), out_axes=-1)
+        obs, market, reward, terminated, truncated, info = step(step_keys, state.market, action, params)
+        info["final_observation"] = obs
+        after = state.replace(market=market)
+        obs, after = jax.lax.cond(
+            info["reset"].any(), lambda: self._restart(obs, after, info["reset"], params), lambda: (obs, after)
+        )
+        return obs, after, reward, terminated, truncated, info
+
+    def sample_actions(self, key: jax.Array) -> Dict:
+        """Random valid actions of all learned roles, `[N_role, ..., E]`. key: consumed."""
+        actions = {}
+        for index, name in enumerate(self.env.learned_roles):
+            shape = (self.num_markets, self.env.num_agents(name))
+            sample = self.env.action_space(name).sample(jax.random.fold_in(key, index), shape)
+            actions[name] = jnp.moveaxis(sample, 0, -1)
+        return actions
+
+    def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
+        episode_keys = jax.vmap(jax.random.fold_in)(keys, episode)
+        reset_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(episode_keys)
+        obs, market = jax.vmap(self.env.reset, in_axes=(0, None), out_axes=-1)(reset_keys, params)
+        return obs, MarketsState(market=market, key=keys, episode=episode, episode_key=episode_keys)
+
+    def _restart(
+        self, obs: Dict, state: MarketsState, over: jax.Array, params: MarketParams
+    ) -> tuple[Dict, MarketsState]:
+        """Begin the next episode where the old one is over; only run on steps that end one."""
+        fresh_obs, fresh = self._begin(state.key, state.episode + 1, params)
+        return jax.tree.map(lambda new, old: jnp.where(over, new, old), (fresh_obs, fresh), (obs, state))

@@ -1,0 +1,54 @@
+"""What agents may see: computed once per market, never from a bar that has not happened.
+
+Belongs here: the records that strategies, actions, observations and rewards read.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxarena.core.tree import Record
+from jaxarena.market.indicators import Window
+from jaxarena.market.margin import RiskLimits
+
+
+class MarketView(Record):
+    """What everybody in a market sees at bar t."""
+
+    window: Window  # the last W traded bars
+    features: tuple[jax.Array, ...]  # of each indicator, [F, A] float32
+    mid: jax.Array  # [A] float32 value of one lot in quanta
+    depth_lots: jax.Array  # [A] float32 lots
+    flow: jax.Array  # [A] float32 recent net flow of all agents over depth, exponentially weighted
+    signal: jax.Array | None  # [A] float32 public announcement, if the process makes one
+    step: jax.Array  # [] int32 steps since the start of the episode
+    time_left: jax.Array  # [] float32 share of the episode still ahead
+
+
+class AccountView(Record):
+    """What each of `n` agents sees of its own account at bar t, in float32."""
+
+    positions: jax.Array  # [n, A] int32 lots
+    cash: jax.Array  # [n] quanta
+    equity: jax.Array  # [n] quanta, marked net of the cost of closing
+    initial_equity: jax.Array  # [n] quanta
+    peak_equity: jax.Array  # [n] quanta
+    entry_price: jax.Array  # [n, A] quanta per lot, average price paid for the open position
+    limits: RiskLimits  # [n]
+
+    def values(self, mid: jax.Array) -> jax.Array:
+        """Signed value of each position at the mid, `[n, A]` quanta."""
+        return self.positions * mid
+
+    def weights(self, mid: jax.Array) -> jax.Array:
+        """Signed value of each position over equity, `[n, A]`; bounded for accounts near ruin."""
+        return self.values(mid) / self.safe_equity[:, None]
+
+    @property
+    def safe_equity(self) -> jax.Array:
+        """Equity, at least a thousandth of its start, so that ratios stay finite; `[n]`."""
+        return jnp.maximum(self.equity, 1e-3 * self.initial_equity)
+
+    @property
+    def drawdown(self) -> jax.Array:
+        """`1 - equity / peak`, `[n]`, between 0 and 1."""
+        return jnp.clip(1.0 - self.equity / self.peak_equity, 0.0, 1.0)
