@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.component import Component
-from jaxarena.core.random import uniforms
+from jaxarena.core.draws import uniforms
 from jaxarena.core.tree import static
 from jaxarena.market.views import AccountView, MarketView
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxarena.core.tree import Record
+from jaxarena.core.tree import Record, tree_sum
 
 #: Amounts stay below this on any account, which leaves a factor of four to the int64 limit.
 MAX_QUANTA = 2**61
@@ -79,9 +79,9 @@ class Money(Record):
     def __getitem__(self, index: Any) -> "Money":
         return jax.tree.map(lambda limb: limb[index], self)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None) -> "Money":
-        """Exact sum over `axis`; all axes by default."""
-        return _compute(lambda a: a.sum(axis), self)
+    def sum(self, axis: int) -> "Money":
+        """Exact sum over one axis."""
+        return _compute(lambda a: tree_sum(a, axis), self)
 
     def scale_up(self, rate: jax.Array) -> "Money":
         """`ceil(amount * rate)`, computed in float64: what is charged is never rounded in favour of the payer.

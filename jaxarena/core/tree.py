@@ -12,6 +12,9 @@ import numpy as np
 
 T = TypeVar("T")
 
+#: Longest axis that `tree_sum` unrolls.
+MAX_UNROLLED = 32
+
 
 def static(*, default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
     """A field that decides shapes or code paths: part of the tree's structure, never traced.
@@ -83,3 +86,22 @@ def where(condition: jax.Array, if_true: T, if_false: T) -> T:
     A leaf that is the same object on both sides is kept without a select.
     """
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), if_true, if_false)
+
+
+def tree_sum(array: jax.Array, axis: int) -> jax.Array:
+    """Sum over a short leading axis by pairwise halving.
+
+    On the CPU, XLA runs a reduction over a non-minor axis one element at a time; halving leaves plain
+    additions along the long last axis, which vectorise. Long axes go through `jnp.sum`.
+    """
+    length = array.shape[axis]
+    if length == 0 or length > MAX_UNROLLED:
+        return array.sum(axis, dtype=array.dtype)
+    while length > 1:
+        half = length // 2
+        first = jax.lax.slice_in_dim(array, 0, half, axis=axis)
+        second = jax.lax.slice_in_dim(array, half, 2 * half, axis=axis)
+        rest = jax.lax.slice_in_dim(array, 2 * half, length, axis=axis)
+        array = jnp.concatenate([first + second, rest], axis=axis) if length % 2 else first + second
+        length = array.shape[axis]
+    return jnp.squeeze(array, axis)

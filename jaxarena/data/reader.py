@@ -18,6 +18,7 @@ from jaxarena.data.bars import COLUMNS
 FILE_COLUMNS = {"date": True, "symbol": False, **dict.fromkeys(COLUMNS, True), "adj_close": False}
 
 _ALIASES = {"ticker": "symbol"}
+_REPEATED = re.compile(r"_duplicated_\d+$")  # what polars appends to a repeated header
 
 
 def read_table(path: Path, label: str) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def _column_names(found: list[str], label: str) -> dict[str, str]:
     by_key = {_key(name): name for name in FILE_COLUMNS} | _ALIASES
     renamed: dict[str, str] = {}
     for column in found:
-        name = by_key.get(_key(column))
+        name = by_key.get(_key(_REPEATED.sub("", column)))
         if name is None:
             raise ValueError(
                 f"{label}: unknown column {column!r}; {nearest(column, FILE_COLUMNS)}; rename or remove it"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.spaces import Box, Space
-from jaxarena.core.tree import Record, where
+from jaxarena.core.tree import Record, tree_sum, where
 from jaxarena.core.types import Bar, Orders, Quote
 from jaxarena.env import build, observations, settlement
 from jaxarena.env.rewards import Transition
@@ -204,7 +204,9 @@ class MarketEnv:
         if params.horizon == "terminal":
             wanted = jnp.where(state.step + 1 >= params.episode_length, -positions, wanted)
         wanted = jnp.where(accounts.alive[:, None], wanted, 0)
-        return Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped))
+        return jax.lax.optimization_barrier(
+            Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped))
+        )
 
     def _advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:
         """Move the exogenous price to bar t+1, still hidden from every agent."""
@@ -229,11 +231,13 @@ class MarketEnv:
             fixed_fee=fixed_fee * build.quanta_per_unit(params),
             positions=agents.lots,
         )
-        lots = margin.trim(decision.lots, exposure, self._limits(params))
+        lots = jax.lax.optimization_barrier(margin.trim(decision.lots, exposure, self._limits(params)))
         orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
         mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
         trimmed = (lots != decision.lots).sum(1, dtype=jnp.int32)
-        return settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed)
+        return jax.lax.optimization_barrier(
+            settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed)
+        )
 
     def _settle(
         self,
@@ -248,10 +252,12 @@ class MarketEnv:
         limits = self._limits(params)
         book, cost = settlement.book(state.ledger, decision.called, quote, cleared, limits, params)
         mid = params.mechanism.mid(cleared.mechanism, quote) * params.lot_multiplier
+        book, cost = jax.lax.optimization_barrier((book, cost))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
+        accounts, transition = jax.lax.optimization_barrier((accounts.replace(alive=accounts.alive|False), transition))
         window = state.window.push(cleared.bar)
         carries, features = _indicate(params, state.carries, window)
-        flow = (cleared.fills.bought - cleared.fills.sold).sum(0) / quote.depth_lots
+        flow = tree_sum(cleared.fills.bought - cleared.fills.sold, 0) / quote.depth_lots
         after = MarketState(
             step=state.step + 1,
             process=process,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.batching import vmap_last
 from jaxarena.core.tree import Record
 from jaxarena.env.env import Dict, MarketEnv
 from jaxarena.env.state import MarketParams, MarketState
@@ -60,7 +61,7 @@ class Markets:
             As `MarketEnv.step`, every array with a last axis `E`.
         """
         step_keys = jax.vmap(jax.random.fold_in)(state.episode_key, state.market.step + 1)
-        step = jax.vmap(self.env.step_env, in_axes=(0, -1, -1, None), out_axes=-1)
+        step = vmap_last(self.env.step_env, (True, True, True, False))
         obs, market, reward, terminated, truncated, info = step(step_keys, state.market, action, params)
         info["final_observation"] = obs
         after = state.replace(market=market)
@@ -81,7 +82,7 @@ class Markets:
     def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
         episode_keys = jax.vmap(jax.random.fold_in)(keys, episode)
         reset_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(episode_keys)
-        obs, market = jax.vmap(self.env.reset, in_axes=(0, None), out_axes=-1)(reset_keys, params)
+        obs, market = vmap_last(self.env.reset, (True, False))(reset_keys, params)
         return obs, MarketsState(market=market, key=keys, episode=episode, episode_key=episode_keys)
 
     def _restart(

@@ -118,7 +118,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             return json.loads(arrays.pop(_MANIFEST).tobytes()), arrays
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -159,7 +159,10 @@ def _to_numpy(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, Any]]:
     if not (hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float))):
         raise ValueError(f"{name}: expected an array or a number, got {type(leaf).__name__}; make it a static field")
     dtype, shape = _description(leaf)
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    if _is_key(leaf):
+        stored = {"dtype": dtype, "shape": shape, "impl": str(jax.random.key_impl(leaf))}
+        return np.asarray(jax.random.key_data(leaf)), stored
+    array = np.asarray(leaf)
     if array.dtype == object:
         raise ValueError(f"{name}: {leaf!r} does not fit 64 bits")
     if array.dtype.kind == "V":  # bfloat16 and relatives, which NumPy does not know by name
@@ -172,7 +175,7 @@ def _from_numpy(array: np.ndarray, stored: dict[str, Any], template: Any) -> Any
     if isinstance(template, (bool, int, float)):
         return array.item()
     if _is_key(template):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(template))
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=stored["impl"])
     array = array.view(np.dtype(template.dtype)) if array.dtype != template.dtype else array
     if isinstance(template, np.generic):
         return array[()]

@@ -91,8 +91,15 @@ class ExperimentConfig:
             raise ValueError(f"name: got {self.name!r}; it names the run folder: use letters, digits and _ . -")
         expect_range("seed", self.seed, 0, 2**31 - 1)
         expect_range("seeds", self.seeds, 1, 4096, "one seed is the least that can be trained")
+        self.ppo.validate()
         self.train.validate()
         self.evaluation.validate()
+        decisions = self.ppo.rollout_length * self.train.markets
+        if decisions % self.ppo.minibatches:
+            raise ValueError(
+                f"ppo.minibatches: got {self.ppo.minibatches}, which does not divide ppo.rollout_length x "
+                f"train.markets = {self.ppo.rollout_length} x {self.train.markets}; choose a divisor"
+            )
         check_backends(self.tracking)
         _check_groups(self)
 
@@ -123,6 +130,11 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     for text, (keys, value) in zip(overrides, parsed, strict=True):
         if keys != ["preset"]:
             _apply(data, keys, value, text)
+    if "market" not in data:
+        raise ValueError(
+            f"{source}: key 'market' is missing; describe a market, or start from one with preset=<id>; "
+            f"{schema.nearest('', preset_ids())}"
+        )
     try:
         config: ExperimentConfig = schema.decode_fields(ExperimentConfig, data, "")
         config.validate()
@@ -223,14 +235,14 @@ def _apply(data: dict[str, Any], keys: list[str], value: Any, text: str) -> None
 
 
 def _blame(message: str, overrides: Sequence[str]) -> str | None:
-    """The override that a message is about, if there is one: its path leads to the message's path or key."""
+    """The override that a message is about, if there is one: it set what the message names, or something around it."""
     path = re.sub(r"\[(\d+)\]", r".\1", message.partition(":")[0])
     unknown = re.search(r"key '([^']*)'", message)
     if unknown:
         path = f"{path}.{unknown[1]}" if ":" in message.partition("key '")[0] else unknown[1]
     for text in reversed(overrides):
         dotted = text.partition("=")[0].strip()
-        if f"{path}.".startswith(f"{dotted}."):
+        if f"{path}.".startswith(f"{dotted}.") or (unknown and f"{dotted}.".startswith(f"{path}.")):
             return f"override {text!r}"
     return None
 

@@ -4,7 +4,6 @@ Belongs here: bytes and text on disk. Does not belong here: what they mean.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -69,23 +68,17 @@ def read_json(path: Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, text and numbers from arrays, dataclasses and paths. JSON has no nan or inf: they become None.
+    """Dicts, lists, text and numbers from arrays, paths and what has `as_dict`; nan and inf become None.
 
     >>> plain({"loss": np.float32(0.5), "per_seed": np.array([1.0, np.nan])})
     {'loss': 0.5, 'per_seed': [1.0, None]}
     """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "as_dict"):
-        return plain(value.as_dict())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return plain(np.asarray(value).tolist())
+    if hasattr(value, "as_dict"):
+        return plain(value.as_dict())
+    return os.fspath(value) if isinstance(value, os.PathLike) else plain(np.asarray(value).tolist())

@@ -117,7 +117,7 @@ def drawdown_of(returns: np.ndarray) -> np.ndarray:
     return 1.0 - equity / np.maximum.accumulate(equity, axis=-1)
 
 
-def max_drawdown(returns: np.ndarray, periods_per_year: float = TRADING_DAYS) -> np.ndarray:
+def max_drawdown(returns: np.ndarray) -> np.ndarray:
     """Largest loss from an earlier high, a positive number: `max(drawdown_of(returns))`; 0 when equity never fell."""
     return drawdown_of(returns).max(axis=-1)
 
@@ -130,7 +130,7 @@ def calmar(returns: np.ndarray, periods_per_year: float = TRADING_DAYS) -> np.nd
     return _ratio(annual_return(returns, periods_per_year), max_drawdown(returns), 1e-12)
 
 
-def hit_rate(returns: np.ndarray, periods_per_year: float = TRADING_DAYS) -> np.ndarray:
+def hit_rate(returns: np.ndarray) -> np.ndarray:
     """Share of gaining steps among steps on which equity moved; nan when it never moved."""
     return _ratio((returns > 0).sum(axis=-1), (returns != 0).sum(axis=-1), 0.0)
 
@@ -159,9 +159,9 @@ _OF_RETURNS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "annual_volatility": annual_volatility,
     "sharpe": sharpe,
     "sortino": sortino,
-    "max_drawdown": max_drawdown,
+    "max_drawdown": lambda returns, _: max_drawdown(returns),
     "calmar": calmar,
-    "hit_rate": hit_rate,
+    "hit_rate": lambda returns, _: hit_rate(returns),
 }
 METRICS = (*_OF_RETURNS, "turnover")
 _UNDEFINED = {
@@ -288,7 +288,9 @@ def _traded_share(equity: np.ndarray, notional: np.ndarray) -> np.ndarray:
     equity, notional = np.asarray(equity, np.float64), np.asarray(notional, np.float64)
     expected = (equity.shape[0], equity.shape[1] - 1)
     if notional.shape != expected:
-        raise ValueError(f"notional: expected shape {expected} for equity of shape {equity.shape}, got {notional.shape}")
+        raise ValueError(
+            f"notional: expected shape {expected} for equity of shape {equity.shape}, got {notional.shape}"
+        )
     if not (np.isfinite(notional) & (notional >= 0)).all():
         raise ValueError("notional: expected finite amounts of at least 0; give bought plus sold, not the net")
     alive = (np.minimum.accumulate(equity, axis=1) > 0)[:, :-1]
@@ -309,7 +311,7 @@ def _circular_blocks(rng: np.random.Generator, draws: int, steps: int, block: in
 
 def _take_steps(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     """[M, T] at [B, T] to [B, M, T]."""
-    return values.T[index].swapaxes(1, 2)
+    return values[:, index].swapaxes(0, 1)
 
 
 def _cluster_ids(clusters: np.ndarray | None, curves: int) -> np.ndarray:

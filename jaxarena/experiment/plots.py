@@ -58,11 +58,15 @@ def equity_figure(roles: Mapping[str, np.ndarray], baselines: Mapping[str, np.nd
     return figure
 
 
-def drawdown_figure(roles: Mapping[str, np.ndarray], baselines: Mapping[str, np.ndarray], dates: Dates = None) -> Figure:
+def drawdown_figure(
+    roles: Mapping[str, np.ndarray], baselines: Mapping[str, np.ndarray], dates: Dates = None
+) -> Figure:
     """Loss from the highest equity so far, in percent; lines, bands and arguments as in `equity_figure`."""
     figure, axes = _new("Drawdown", "loss from the last high")
-    drawdowns = [{name: -drawdown_of(returns_of(equity)) for name, equity in group.items()} for group in (roles, baselines)]
-    _bands(axes, *drawdowns, dates)
+    drawdowns = [
+        {name: -drawdown_of(returns_of(equity)) for name, equity in group.items()} for group in (roles, baselines)
+    ]
+    _bands(axes, drawdowns[0], drawdowns[1], dates)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_ylim(top=0.0)
     return figure
@@ -133,7 +137,9 @@ def learning_figure(records: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     return figure
 
 
-def flow_figure(price: np.ndarray, flows: Mapping[str, np.ndarray], dates: Dates = None, asset: str = "asset") -> Figure:
+def flow_figure(
+    price: np.ndarray, flows: Mapping[str, np.ndarray], dates: Dates = None, asset: str = "asset"
+) -> Figure:
     """The price of one asset above what each role bought (+) or sold (-) on balance, in one market.
 
     Args:

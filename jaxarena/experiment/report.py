@@ -23,8 +23,11 @@ _MAX_SVG_BYTES = 400_000
 _MAX_IMAGE_BYTES = 2_600_000  # of all pictures together; with the text the page stays below 3 MB
 #: Sections of pictures: title, explanation, names of plots (or how they begin).
 _PICTURES = (
-    ("Equity", "Median over the evaluated markets; the band holds the middle 80 %.", ("equity",)),
-    ("Drawdown", "Loss from the highest equity so far; 0 % is a new high.", ("drawdown",)),
+    (
+        "Equity and drawdown",
+        "Medians over the evaluated markets; bands hold the middle 80 %.",
+        ("equity", "drawdown"),
+    ),
     ("Portfolios", "Shares of equity in one evaluated market.", ("weights",)),
     ("Market flow", "Who bought and who sold in one evaluated market.", ("flow",)),
     ("Learning", "Logged while training; thin lines are seeds.", ("learning",)),
@@ -41,6 +44,8 @@ _HINTS = {
     "turnover": "bought plus sold over equity, per year",
 }
 
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
 _PAGE = string.Template("""<!doctype html>
 <html lang="en">
 <head>
@@ -54,16 +59,16 @@ _PAGE = string.Template("""<!doctype html>
   :root { --ink: #e8eaec; --soft: #a3abb3; --paper: #15181b; --card: #1e2226; --line: #353b41; --accent: #56b4e9; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.2rem 1rem 3rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; max-width: 74rem; padding: 1.2rem 1rem 3rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-p { margin: .3rem 0 .8rem; max-width: 46rem; }
+p { margin: .3rem 0 .8rem; max-width: 52rem; }
 .soft { color: var(--soft); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
+th, td { padding: .35rem .75rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
@@ -78,7 +83,7 @@ pre { background: var(--card); padding: .8rem; border-radius: 6px; overflow-x: a
   line-height: 1.4; }
 summary { cursor: pointer; color: var(--accent); }
 @media (min-width: 60rem) { .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .pictures.single { grid-template-columns: minmax(0, 46rem); } }
+  .pictures.single { grid-template-columns: minmax(0, 44rem); } }
 @media print { summary { display: none; } }
 </style>
 </head>
@@ -124,7 +129,9 @@ def _heading(meta: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if train.get("steps_per_s"):
         facts.append(f"{train['steps_per_s']:,.0f} agent steps/s")
     name = html.escape(str(meta.get("name", "run")))
-    unfinished = "" if summary else "<p><strong>This run has no summary.json yet: it is running or was cut off.</strong></p>"
+    unfinished = (
+        "" if summary else "<p><strong>This run has no summary.json yet: it is running or was cut off.</strong></p>"
+    )
     return f'<h1>{name}</h1>\n<p class="soft">{html.escape(" · ".join(facts))}</p>\n{unfinished}'
 
 
@@ -157,7 +164,7 @@ def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:
         return ""
     reason = html.escape(str(cell.get("reason", "")))
     if cell.get("value") is None:
-        return f'<span title="{reason}">–</span>'
+        return f'<span title="{reason}">{_DASH}</span>'
     value = _number(name, cell["value"])
     if cell.get("low") is None or cell.get("high") is None:
         return f'<span title="{reason}">{value}</span>'
@@ -167,21 +174,18 @@ def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:
 def _number(name: str, value: float) -> str:
     """A number as people read it, with a real minus sign."""
     text = f"{100 * value:,.1f} %" if name in _PERCENT else f"{value:,.2f}"
-    return text.replace("-", "−")
+    return text.replace("-", _MINUS)
 
 
 def _picture_sections(plots: Path) -> list[str]:
     """A section for each kind of plot that exists; plots of no known kind come last."""
     paths = sorted(plots.glob("*.svg")) if plots.is_dir() else []
-    budget, sections, used = _MAX_IMAGE_BYTES, [], set()
     known = tuple(start for _, _, starts in _PICTURES for start in starts)
-    others = ("Further plots", "", tuple(path.stem for path in paths if not path.stem.startswith(known)))
+    others = ("Further plots", "", tuple(p.stem for p in paths if not p.stem.startswith(known)))
+    budget, sections = _MAX_IMAGE_BYTES, []
     for title, text, starts in (*_PICTURES, others):
         figures = []
-        for path in paths:
-            if path in used or not starts or not path.stem.startswith(starts):
-                continue
-            used.add(path)
+        for path in dict.fromkeys(path for start in starts for path in paths if path.stem.startswith(start)):
             figure = _figure(path)
             budget -= len(figure)
             figures.append(figure if budget > 0 else f"<p>See plots/{html.escape(path.name)}; left out for size.</p>")
@@ -197,7 +201,9 @@ def _figure(path: Path) -> str:
     png = path.with_suffix(".png")
     if path.stat().st_size > _MAX_SVG_BYTES and png.is_file():
         data = base64.b64encode(png.read_bytes()).decode()
-        return f'<figure class="scroll"><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></figure>'
+        return (
+            f'<figure class="scroll"><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></figure>'
+        )
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

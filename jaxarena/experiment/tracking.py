@@ -145,7 +145,7 @@ class Trackers(Tracker):
         for tracker in self._trackers:
             try:
                 tracker.close()
-            except Exception as error:  # noqa: BLE001 - the others must still be closed
+            except Exception as error:  # the others must still be closed
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -186,7 +186,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not Path(path).exists():
         return []
-    *lines, torn = Path(path).read_bytes().split(b"\n")
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
     records = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -16,14 +16,13 @@ _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    ("merge", r"<<", ["<"]),
     ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*|(?=[eE])))([eE][-+]?[0-9]+)?|[-+]?\.inf", list("-+.0123456789")),
 )
 
 
 class _Loader(yaml.SafeLoader):
     """Safe loader with the scalars above and without silent overwriting of a repeated key."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A dict, after a check that no key is written twice."""
@@ -39,27 +38,26 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes exactly the texts that `_Loader` would read as something else."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
     def ignore_aliases(self, data: Any) -> bool:
         """Write repeated values out: a reader should not have to look up anchors."""
         return True
-
-    def represent_list(self, data: list[Any]) -> yaml.Node:
-        """A list without lists or mappings in it goes on one line."""
-        leaf = not any(isinstance(item, (list, tuple, dict)) for item in data)
-        return self.represent_sequence(_TAG + "seq", data, flow_style=leaf)
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists under their key."""
         super().increase_indent(flow, False)
 
 
-for _tag, _pattern, _first in _SCALARS:
-    for _class in (_Loader, _Dumper):
+def _list_node(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+    """A list without lists or mappings in it goes on one line."""
+    leaf = not any(isinstance(item, (list, tuple, dict)) for item in data)
+    return dumper.represent_sequence(_TAG + "seq", data, flow_style=leaf)
+
+
+for _class in (_Loader, _Dumper):
+    _class.yaml_implicit_resolvers = {}  # instead of YAML 1.1's
+    for _tag, _pattern, _first in _SCALARS:
         _class.add_implicit_resolver(_TAG + _tag, re.compile(rf"^(?:{_pattern})\Z"), _first)
-_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"^<<$"), ["<"])
-_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(list, _list_node)
 _Loader.add_constructor(_TAG + "int", lambda _, node: int(node.value.replace("_", "")))
 
 

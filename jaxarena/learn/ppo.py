@@ -6,6 +6,7 @@ once outside with `jax.jit`, map them over seeds with `jax.vmap`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -319,7 +320,7 @@ class PPO:
         plan = self._plans[group.name]
         keys = jax.random.split(key, self.config.epochs)
         numbers = jax.vmap(plan.shuffle)(keys).reshape(-1, plan.chunks, plan.blocks)
-        gradient = jax.grad(self._loss, argnums=1, has_aux=True)
+        gradient = jax.grad(functools.partial(self._loss, group), has_aux=True)
 
         def minibatch(state: tuple[Any, Any], numbers: jax.Array) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
             params, opt_state = state
@@ -327,13 +328,14 @@ class PPO:
             weight = 1.0 / jnp.maximum(real, 1).astype(jnp.float32)
 
             def chunk(total: Any, numbers: jax.Array) -> tuple[Any, None]:
-                part = gradient(group, params, plan.take(batch, numbers), weight)
+                part = gradient(params, plan.take(batch, numbers), weight)
                 return jax.tree.map(jnp.add, total, part), None
 
-            shapes = jax.eval_shape(gradient, group, params, plan.take(batch, numbers[0]), weight)
+            shapes = jax.eval_shape(gradient, params, plan.take(batch, numbers[0]), weight)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, diagnostics), _ = jax.lax.scan(chunk, zeros, numbers)
-            updates, opt_state = self._optimizer.update(grads, opt_state, params)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+                updates, opt_state = self._optimizer.update(grads, opt_state, params)
             params = jax.tree.map(lambda value, update: value - lr * update, params, updates)
             return (params, opt_state), diagnostics | {"grad_norm": optax.global_norm(grads)}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.money import Money, int_quanta
-from jaxarena.core.tree import Record
+from jaxarena.core.tree import Record, tree_sum
 from jaxarena.core.types import Fills
 
 House = Literal["exchange", "lender", "issuer", "dealer"]
@@ -52,7 +52,7 @@ def open_accounts(cash: Money, lots: jax.Array) -> Ledger:
         agents=Account(cash=cash, lots=lots),
         exchange=empty,
         lender=empty,
-        issuer=Account(cash=-cash.sum(), lots=-lots.sum(0, dtype=jnp.int32)),
+        issuer=Account(cash=-cash.sum(0), lots=-tree_sum(lots, 0)),
         dealer=empty,
     )
 
@@ -62,12 +62,12 @@ def settle_trades(ledger: Ledger, fills: Fills) -> Ledger:
 
     Trades among agents net out in the sums, so the dealer's legs move by what crossed the market's border.
     """
-    lots = fills.bought - fills.sold  # [N, A]
+    lots, cash = fills.bought - fills.sold, fills.cash.sum(1)  # [N, A], [N]
     expect_shape("fills.bought", fills.bought, ledger.agents.lots.shape)
-    agents = Account(cash=ledger.agents.cash + fills.cash.sum(1), lots=ledger.agents.lots + lots)
+    agents = Account(cash=ledger.agents.cash + cash, lots=ledger.agents.lots + lots)
     dealer = Account(
-        cash=ledger.dealer.cash - fills.cash.sum(),
-        lots=ledger.dealer.lots - lots.sum(0, dtype=jnp.int32),
+        cash=ledger.dealer.cash - cash.sum(0),
+        lots=ledger.dealer.lots - tree_sum(lots, 0),
     )
     return ledger.replace(agents=agents, dealer=dealer)
 
@@ -82,7 +82,7 @@ def pay(ledger: Ledger, amount: Money, to: House) -> Ledger:
     expect_shape("amount", amount.hi, ledger.agents.cash.shape)
     house: Account = getattr(ledger, to)
     agents = ledger.agents.replace(cash=ledger.agents.cash - amount)
-    return ledger.replace(**{"agents": agents, to: house.replace(cash=house.cash + amount.sum())})
+    return ledger.replace(**{"agents": agents, to: house.replace(cash=house.cash + amount.sum(0))})
 
 
 def audit(ledger: Ledger) -> tuple[int, list[int]]:

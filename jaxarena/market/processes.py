@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range
 from jaxarena.core.component import Component
-from jaxarena.core.random import normals, uniforms
+from jaxarena.core.draws import normals, uniforms
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import Bar
 from jaxarena.market.costs import PerAsset

@@ -4,8 +4,8 @@ Belongs here: the window of recent bars that a market shares, and functions of p
 that follow it one bar at a time. Does not belong here: what an agent sees of them (observations),
 or anything that depends on an account.
 
-Windowed indicators compute from the window and carry nothing, so no running sum drifts. Recursive
-ones carry a few floats per asset. Differences are taken from the newest close before anything is
+Windowed indicators compute from the window, so no running sum drifts. Recursive ones carry a few
+floats per asset. Differences are taken from the newest close before anything is
 squared or averaged: float32 has 24 bits, and prices reach 4e7 ticks.
 """
 

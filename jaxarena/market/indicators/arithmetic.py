@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxarena.market.indicators.rows import mean
 from jaxarena.market.indicators.window import Window
 
 
@@ -19,8 +20,8 @@ def above(lines: jax.Array, window: Window, period: int) -> jax.Array:
 def moments(window: Window, period: int) -> tuple[jax.Array, jax.Array]:
     """Mean of the last closes minus the newest one, and their population standard deviation: [A] ticks each."""
     centred = window.centred(window.close, period)
-    mean = centred.mean(axis=0)
-    return mean, jnp.sqrt(jnp.square(centred - mean[None]).mean(axis=0))
+    average = mean(centred)
+    return average, jnp.sqrt(mean(jnp.square(centred - average[None])))
 
 
 def percent(part: jax.Array, whole: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.arithmetic import above, moments, wilder_rate
 from jaxarena.market.indicators.base import Indicator, Rolling
+from jaxarena.market.indicators.rows import mean
 from jaxarena.market.indicators.window import MOVE_BARS, Window
 
 
@@ -19,7 +20,7 @@ class Sma(Rolling):
     outputs = ("sma",)
 
     def _values(self, window: Window) -> jax.Array:
-        return (window.close[-1] + window.centred(window.close, self.period).mean(axis=0))[None]
+        return (window.close[-1] + mean(window.centred(window.close, self.period)))[None]
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
         return above(values, window, self.period)
@@ -61,7 +62,7 @@ class Macd(Indicator):
     `signal` is the exponential average of `macd`, `histogram = macd - signal`. Both averages start at
     the same bar, as in TA-Lib: the fast one is seeded by the last `fast` of the first `slow` closes, and
     the signal by the simple average of the first `signal` differences. The carry, [3, A], holds both
-    averages minus the close, and the signal. Feature: values in typical moves times √slow.
+    averages minus the close, and the signal. Feature: values in typical moves times √(slow − fast).
     Source: Appel (1979).
     """
 
@@ -90,7 +91,7 @@ class Macd(Indicator):
         return jnp.stack([fast, slow, signal]), jnp.stack([macd, signal, macd - signal])
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
-        return values / (window.typical_move() * self.slow**0.5)[None]
+        return values / (window.typical_move() * (self.slow - self.fast) ** 0.5)[None]
 
     def validate(self, where: str = "indicator") -> None:
         super().validate(where)
@@ -101,8 +102,8 @@ class Macd(Indicator):
 class Bollinger(Rolling):
     """Bollinger bands, in ticks: the average close ± `deviations` population standard deviations.
 
-    Feature: how far the close lies above each band, in typical moves times √period; so the distance
-    between the features also tells how wide the bands are. Source: Bollinger (2001).
+    Feature: half of how far the close lies above each band, in typical moves times √period; so the
+    distance between the features also tells how wide the bands are. Source: Bollinger (2001).
     """
 
     outputs = ("upper", "middle", "lower")
@@ -110,13 +111,13 @@ class Bollinger(Rolling):
     deviations: float = 2.0
 
     def _values(self, window: Window) -> jax.Array:
-        mean, deviation = moments(window, self.period)
-        middle = window.close[-1] + mean
+        average, deviation = moments(window, self.period)
+        middle = window.close[-1] + average
         width = self.deviations * deviation
         return jnp.stack([middle + width, middle, middle - width])
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
-        return above(values, window, self.period)
+        return 0.5 * above(values, window, self.period)
 
 
 class ZScore(Rolling):
@@ -132,8 +133,8 @@ class ZScore(Rolling):
         return self.period
 
     def _values(self, window: Window) -> jax.Array:
-        mean, deviation = moments(window, self.period)
-        return jnp.where(deviation > 0, -mean / jnp.where(deviation > 0, deviation, 1.0), 0.0)[None]
+        average, deviation = moments(window, self.period)
+        return jnp.where(deviation > 0, -average / jnp.where(deviation > 0, deviation, 1.0), 0.0)[None]
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
         return values

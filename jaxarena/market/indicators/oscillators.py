@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.arithmetic import percent, wilder_rate
 from jaxarena.market.indicators.base import Indicator
-from jaxarena.market.indicators.window import Window, newest
+from jaxarena.market.indicators.rows import fold, mean, newest
+from jaxarena.market.indicators.window import Window
 
 
 class Rsi(Indicator):
@@ -71,11 +72,11 @@ class Stochastic(Indicator):
     def update(self, carry: Any, window: Window) -> tuple[Any, jax.Array]:
         points = self.slow_k + self.slow_d - 1
         low, high, close = (newest(prices, self.lookback) for prices in (window.low, window.high, window.close))
-        lowest = jnp.stack([low[i : i + self.fast_k].min(axis=0) for i in range(points)])
-        highest = jnp.stack([high[i : i + self.fast_k].max(axis=0) for i in range(points)])
+        lowest = jnp.stack([fold(jnp.minimum, low[i : i + self.fast_k]) for i in range(points)])
+        highest = jnp.stack([fold(jnp.maximum, high[i : i + self.fast_k]) for i in range(points)])
         share = percent(close[-points:] - lowest, highest - lowest)
-        slow_k = jnp.stack([share[i : i + self.slow_k].mean(axis=0) for i in range(self.slow_d)])
-        return carry, jnp.stack([slow_k[-1], slow_k.mean(axis=0)])
+        slow_k = jnp.stack([mean(share[i : i + self.slow_k]) for i in range(self.slow_d)])
+        return carry, jnp.stack([slow_k[-1], mean(slow_k)])
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
         return (values - 50.0) / 25.0

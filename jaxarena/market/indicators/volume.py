@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.base import Indicator, Rolling
-from jaxarena.market.indicators.window import Window, newest
+from jaxarena.market.indicators.rows import fold, newest
+from jaxarena.market.indicators.window import Window
 
 
 class Obv(Indicator):
@@ -40,8 +41,8 @@ class Obv(Indicator):
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:
         volume = newest(window.volume, self.period)
-        flow = (jnp.sign(window.changes(self.period)) * volume).sum(axis=0)
-        spread = jnp.sqrt((volume * volume).sum(axis=0))
+        flow = fold(jnp.add, jnp.sign(window.changes(self.period)) * volume)
+        spread = jnp.sqrt(fold(jnp.add, volume * volume))
         return (flow / jnp.where(spread > 0, spread, 1.0))[None]
 
 
@@ -58,8 +59,8 @@ class VwapDistance(Rolling):
         prices = (window.high, window.low, window.close)
         typical = sum(window.centred(price, self.period) for price in prices) / 3.0
         volume = newest(window.volume, self.period)
-        traded = volume.sum(axis=0)
-        above = -(volume * typical).sum(axis=0) / jnp.where(traded > 0, traded, 1.0)
+        traded = fold(jnp.add, volume)
+        above = -fold(jnp.add, volume * typical) / jnp.where(traded > 0, traded, 1.0)
         return (above / jnp.maximum(window.close[-1] - above, 1.0))[None]
 
     def _scaled(self, values: jax.Array, window: Window) -> jax.Array:

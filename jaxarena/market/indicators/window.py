@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.tree import Record
 from jaxarena.core.types import Bar
+from jaxarena.market.indicators.rows import fold, newest
 
 #: Bars over which `Window.typical_move` measures how far prices move.
 MOVE_BARS = 20
@@ -78,7 +79,7 @@ class Window(Record):
         return self.bars[:, _VOLUME]
 
     def centred(self, prices: jax.Array, rows: int) -> jax.Array:
-        """The last `rows` of `prices` minus the newest close: [rows, A] ticks, exact while they differ by less than 2×."""
+        """The last `rows` of `prices` minus the newest close: [rows, A] ticks, exact up to a factor of 2."""
         return newest(prices, rows) - self.close[-1:]
 
     def changes(self, rows: int) -> jax.Array:
@@ -92,18 +93,7 @@ class Window(Record):
         Features that measure a distance in prices divide by it, which makes them free of scale.
         """
         seen = jnp.clip(self.count - 1, 1, MOVE_BARS).astype(jnp.float32)
-        return jnp.maximum(jnp.abs(self.changes(MOVE_BARS)).sum(axis=0) / seen, 1.0)
-
-
-def newest(column: jax.Array, rows: int) -> jax.Array:
-    """The last `rows` of a window's column: [rows, A].
-
-    Raises:
-        ValueError: the window is shorter.
-    """
-    if column.shape[0] < rows:
-        raise ValueError(f"window: {rows} rows are needed, got {column.shape[0]}; see window_length(indicators)")
-    return column[-rows:]
+        return jnp.maximum(fold(jnp.add, jnp.abs(self.changes(MOVE_BARS))) / seen, 1.0)
 
 
 def _row(bar: Bar) -> jax.Array:
