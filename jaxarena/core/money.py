@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxarena.core.tree import Record, tree_sum
+from jaxarena.core.reduce import total
+from jaxarena.core.tree import Record
 
 #: Amounts stay below this on any account, which leaves a factor of four to the int64 limit.
 MAX_QUANTA = 2**61
@@ -81,7 +82,7 @@ class Money(Record):
 
     def sum(self, axis: int) -> "Money":
         """Exact sum over one axis."""
-        return _compute(lambda a: tree_sum(a, axis), self)
+        return _compute(lambda a: total(a, axis), self)
 
     def scale_up(self, rate: jax.Array) -> "Money":
         """`ceil(amount * rate)`, computed in float64: what is charged is never rounded in favour of the payer.

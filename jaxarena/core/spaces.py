@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxarena.core.draws import uniforms
+
 
 @dataclasses.dataclass(frozen=True)
 class Box:
@@ -26,7 +28,7 @@ class Box:
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Uniform values `[*shape, size]`; needs finite bounds. key: consumed."""
-        return jax.random.uniform(key, (*shape, self.size), jnp.float32, self.low, self.high)
+        return self.low + (self.high - self.low) * uniforms(key, (*shape, self.size))
 
     def contains(self, values: Any) -> jax.Array:
         """Whether each `[..., size]` vector lies in the space: `[...]` bool."""
@@ -71,5 +73,5 @@ Space = Box | Discrete | MultiDiscrete
 
 
 def _uniform_integers(key: jax.Array, shape: tuple[int, ...], n: int | np.ndarray) -> jax.Array:
-    """One 24-bit draw per integer, half the cost of `jax.random.randint`; each value's odds are right to n / 2**24."""
-    return jnp.minimum((jax.random.uniform(key, shape) * n).astype(jnp.int32), n - 1)
+    """One draw of 23 bits per integer; each value's odds are right to n / 2**23."""
+    return jnp.minimum((uniforms(key, shape) * n).astype(jnp.int32), n - 1)

@@ -12,9 +12,6 @@ import numpy as np
 
 T = TypeVar("T")
 
-#: Longest axis that `tree_sum` unrolls.
-MAX_UNROLLED = 32
-
 
 def static(*, default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
     """A field that decides shapes or code paths: part of the tree's structure, never traced.
@@ -42,16 +39,37 @@ class Record:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False)(cls)
-        fields = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
-        jax.tree_util.register_dataclass(
-            cls,
-            data_fields=[field.name for field in fields if not field.metadata.get("static")],
-            meta_fields=[field.name for field in fields if field.metadata.get("static")],
-        )
+        _register(cls)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with the named fields exchanged."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _register(cls: type) -> None:
+    """Make a dataclass a pytree.
+
+    Not `jax.tree_util.register_dataclass`: with jax 0.10.2 the structures it makes compare equal across classes of
+    the same shape, and `jit` can then run the program of another class.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    data = [field.name for field in fields if not field.metadata.get("static")]
+    meta = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten(record: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(record, name) for name in data], tuple(getattr(record, name) for name in meta)
+
+    def flatten_with_keys(record: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        children, aux = flatten(record)
+        return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(data, children, strict=True)], aux
+
+    def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
+        record = object.__new__(cls)
+        for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
+            object.__setattr__(record, name, value)
+        return record
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
 def as_arrays(tree: T) -> T:
@@ -86,22 +104,3 @@ def where(condition: jax.Array, if_true: T, if_false: T) -> T:
     A leaf that is the same object on both sides is kept without a select.
     """
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), if_true, if_false)
-
-
-def tree_sum(array: jax.Array, axis: int) -> jax.Array:
-    """Sum over a short leading axis by pairwise halving.
-
-    On the CPU, XLA runs a reduction over a non-minor axis one element at a time; halving leaves plain
-    additions along the long last axis, which vectorise. Long axes go through `jnp.sum`.
-    """
-    length = array.shape[axis]
-    if length == 0 or length > MAX_UNROLLED:
-        return array.sum(axis, dtype=array.dtype)
-    while length > 1:
-        half = length // 2
-        first = jax.lax.slice_in_dim(array, 0, half, axis=axis)
-        second = jax.lax.slice_in_dim(array, half, 2 * half, axis=axis)
-        rest = jax.lax.slice_in_dim(array, 2 * half, length, axis=axis)
-        array = jnp.concatenate([first + second, rest], axis=axis) if length % 2 else first + second
-        length = array.shape[axis]
-    return jnp.squeeze(array, axis)

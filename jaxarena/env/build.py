@@ -109,7 +109,9 @@ def _validate_money(market: MarketParams) -> None:
         )
     cash = sum(role.count * float(role.cash) for role in market.roles) * quanta_per_unit(market)
     if cash >= MAX_QUANTA:
-        raise ValueError(f"roles.cash: {cash:g} quanta in all, allowed are {MAX_QUANTA}; use coarser ticks or less cash")
+        raise ValueError(
+            f"roles.cash: {cash:g} quanta in all, allowed are {MAX_QUANTA}; use coarser ticks or less cash"
+        )
     for role in market.roles:
         if np.abs(np.asarray(jnp.asarray(role.lots))).max() > role.limits.max_position_lots:
             raise ValueError(f"roles.{role.name}.lots: more than limits.max_position_lots")

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
+from jaxarena.core.draws import fold_in
+from jaxarena.core.reduce import total
 from jaxarena.core.spaces import Box, Space
-from jaxarena.core.tree import Record, tree_sum, where
+from jaxarena.core.tree import Record, where
 from jaxarena.core.types import Bar, Orders, Quote
 from jaxarena.env import build, observations, settlement
 from jaxarena.env.rewards import Transition
@@ -115,7 +117,7 @@ class MarketEnv:
     def sample_actions(self, key: jax.Array, params: MarketParams | None = None) -> Dict:
         """Random valid actions of all learned roles of one market. key: consumed."""
         return {
-            name: self.action_space(name).sample(jax.random.fold_in(key, i), (self.num_agents(name),))
+            name: self.action_space(name).sample(fold_in(key, i), (self.num_agents(name),))
             for i, name in enumerate(self.learned_roles)
         }
 
@@ -150,9 +152,9 @@ class MarketEnv:
             `info["final_observation"]` is what was seen before the reset.
         """
         obs, state, reward, terminated, truncated, info = self.step_env(
-            jax.random.fold_in(key, 0), state, action, params
+            fold_in(key, 0), state, action, params
         )
-        fresh_obs, fresh = self.reset(jax.random.fold_in(key, 1), params)
+        fresh_obs, fresh = self.reset(fold_in(key, 1), params)
         info = info | {"final_observation": obs}
         obs, state = where(info["reset"], (fresh_obs, fresh), (obs, state))
         return obs, state, reward, terminated, truncated, info
@@ -174,9 +176,9 @@ class MarketEnv:
             truncated: `[N_role]` bool, the time limit was reached while alive: bootstrap from `obs`.
             info: `acted[role]`, `reset`, `episode`, `equity`, and counts; see `settlement.report`.
         """
-        decision = self.decide(jax.random.fold_in(key, 0), state, action, params)
-        process, quote = self._advance(jax.random.fold_in(key, 1), state, params)
-        cleared = self._clear(jax.random.fold_in(key, 2), state, decision, quote, params)
+        decision = self.decide(fold_in(key, 0), state, action, params)
+        process, quote = self._advance(fold_in(key, 1), state, params)
+        cleared = self._clear(fold_in(key, 2), state, decision, quote, params)
         after, transition = self._settle(state, decision, process, quote, cleared, params)
         return self._outcome(state, after, decision, cleared, transition, params)
 
@@ -192,7 +194,7 @@ class MarketEnv:
                 expect_shape(f"action[{role.name!r}]", action[role.name], self._action_shape(role))
                 wanted, wrong = role.action.decide(action[role.name], market, account)
             else:
-                wanted = role.strategy.act(jax.random.fold_in(key, index), market, account)
+                wanted = role.strategy.act(fold_in(key, index), market, account)
                 wrong = jnp.zeros(role.count, jnp.int32)
             lots.append(wanted)
             clipped.append(wrong)
@@ -254,10 +256,12 @@ class MarketEnv:
         mid = params.mechanism.mid(cleared.mechanism, quote) * params.lot_multiplier
         book, cost = jax.lax.optimization_barrier((book, cost))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
-        accounts, transition = jax.lax.optimization_barrier((accounts.replace(alive=accounts.alive|False), transition))
+        accounts, transition = jax.lax.optimization_barrier(
+            (accounts.replace(alive=accounts.alive | False), transition)
+        )
         window = state.window.push(cleared.bar)
         carries, features = _indicate(params, state.carries, window)
-        flow = tree_sum(cleared.fills.bought - cleared.fills.sold, 0) / quote.depth_lots
+        flow = total(cleared.fills.bought - cleared.fills.sold, 0) / quote.depth_lots
         after = MarketState(
             step=state.step + 1,
             process=process,

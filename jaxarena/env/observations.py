@@ -84,7 +84,9 @@ class Signal(Observation):
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[A]`."""
         if market.signal is None:
-            raise ValueError("observation 'signal': the process announces none; remove the block or use another process")
+            raise ValueError(
+                "observation 'signal': the process announces none; remove the block or use another process"
+            )
         return market.signal
 
 

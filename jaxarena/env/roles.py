@@ -14,11 +14,11 @@ class Role(Record):
 
     name: str = static()
     count: int = static(default=1)
-    strategy: Strategy = Learned()  # noqa: RUF009 - components are frozen
+    strategy: Strategy = Learned()
     cash: float = 1_000_000.0  # units of currency at the start
     lots: int | tuple[int, ...] = 0  # holdings at the start, per asset
-    limits: RiskLimits = RiskLimits()  # noqa: RUF009
-    action: ActionMap = TargetWeights()  # noqa: RUF009
+    limits: RiskLimits = RiskLimits()
+    action: ActionMap = TargetWeights()
     observations: tuple[Observation, ...] = (BarReturns(), Indicators(), MarketFlow(), Portfolio())
     rewards: tuple[Reward, ...] = (LogReturn(),)
 

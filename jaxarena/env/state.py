@@ -23,9 +23,9 @@ class MarketParams(Record):
 
     process: Process
     roles: tuple[Role, ...]
-    mechanism: Mechanism = Dealer()  # noqa: RUF009 - components are frozen
-    costs: CostModel = ProportionalFees()  # noqa: RUF009
-    financing: Financing = Financing()  # noqa: RUF009
+    mechanism: Mechanism = Dealer()
+    costs: CostModel = ProportionalFees()
+    financing: Financing = Financing()
     indicators: tuple[Indicator, ...] = (Rsi(), Macd(), RealizedVolatility())
     episode_length: int = 252  # steps
     horizon: Literal["continuing", "terminal"] = static(default="continuing")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.batching import vmap_last
+from jaxarena.core.draws import fold_in
 from jaxarena.core.tree import Record
 from jaxarena.env.env import Dict, MarketEnv
 from jaxarena.env.state import MarketParams, MarketState
@@ -43,7 +44,7 @@ class Markets:
         Returns:
             `obs[role]`, `[N_role, D_role, E]`, and the state.
         """
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_markets))
+        keys = jax.vmap(lambda i: fold_in(key, i))(jnp.arange(self.num_markets))
         episode = jnp.zeros(self.num_markets, jnp.int32)
         return self._begin(keys, episode, params)
 
@@ -60,7 +61,7 @@ class Markets:
         Returns:
             As `MarketEnv.step`, every array with a last axis `E`.
         """
-        step_keys = jax.vmap(jax.random.fold_in)(state.episode_key, state.market.step + 1)
+        step_keys = vmap_last(fold_in, (True, True))(state.episode_key, state.market.step + 1)
         step = vmap_last(self.env.step_env, (True, True, True, False))
         obs, market, reward, terminated, truncated, info = step(step_keys, state.market, action, params)
         info["final_observation"] = obs
@@ -75,13 +76,13 @@ class Markets:
         actions = {}
         for index, name in enumerate(self.env.learned_roles):
             shape = (self.num_markets, self.env.num_agents(name))
-            sample = self.env.action_space(name).sample(jax.random.fold_in(key, index), shape)
+            sample = self.env.action_space(name).sample(fold_in(key, index), shape)
             actions[name] = jnp.moveaxis(sample, 0, -1)
         return actions
 
     def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
-        episode_keys = jax.vmap(jax.random.fold_in)(keys, episode)
-        reset_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(episode_keys)
+        episode_keys = vmap_last(fold_in, (True, True))(keys, episode)
+        reset_keys = vmap_last(lambda key: fold_in(key, 0), (True,))(episode_keys)
         obs, market = vmap_last(self.env.reset, (True, False))(reset_keys, params)
         return obs, MarketsState(market=market, key=keys, episode=episode, episode_key=episode_keys)
 

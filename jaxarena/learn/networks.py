@@ -45,7 +45,8 @@ class ActorCritic(nn.Module):
             outputs `[K, ...]`, free numbers `[num_free]`, value `[...]`.
         """
         activate = _ACTIVATIONS[self.activation]
-        width = self.hidden[0]
+        batch, width = x.shape[1:], self.hidden[0]
+        x = x.reshape(x.shape[0], -1)  # one batch axis: gradients contract it as a plain matrix product
         both = activate(self._linear("first", x, 2 * width, math.sqrt(2.0), halves=2))
         actor, critic = both[:width], both[width:]
         for i, width in enumerate(self.hidden[1:]):
@@ -54,10 +55,10 @@ class ActorCritic(nn.Module):
         outputs = self._linear("policy", actor, self.num_outputs, 0.01)
         value = self._linear("value", critic, 1, 1.0)
         free = self.param("free", nn.initializers.constant(self.free_init), (self.num_free,), jnp.float32)
-        return outputs, free, value[0]
+        return outputs.reshape(-1, *batch), free, value.reshape(batch)
 
     def _linear(self, name: str, x: jax.Array, size: int, gain: float, halves: int = 1) -> jax.Array:
-        """`W^T x + b` along the first axis; `halves` independent orthogonal blocks side by side."""
+        """`W^T x + b` for `x [D, B]`; `halves` independent orthogonal blocks side by side."""
 
         def init_kernel(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
             block = (shape[0], shape[1] // halves)
@@ -66,5 +67,4 @@ class ActorCritic(nn.Module):
 
         kernel = self.param(f"{name}_kernel", init_kernel, (x.shape[0], size), jnp.float32)
         bias = self.param(f"{name}_bias", nn.initializers.zeros_init(), (size,), jnp.float32)
-        product = jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ())))
-        return product + bias.reshape((-1,) + (1,) * (x.ndim - 1))
+        return jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ()))) + bias[:, None]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range, expect_shape
 from jaxarena.core.money import Money
-from jaxarena.core.tree import Record, static, tree_sum
+from jaxarena.core.reduce import total
+from jaxarena.core.tree import Record, static
 from jaxarena.core.types import Bar, Fills, Orders, Quote
 from jaxarena.market.costs import BPS, Impact, LinearImpact, PerAsset
 from jaxarena.market.mechanism import Mechanism
@@ -36,7 +37,7 @@ class Dealer(Mechanism):
     """
 
     half_spread_bps: PerAsset = 1.0
-    impact: Impact = LinearImpact()  # noqa: RUF009 - components are frozen
+    impact: Impact = LinearImpact()
     fill: Literal["next_open", "next_close", "same_close"] = static(default="next_open")
 
     def init(self, n_assets: int) -> DealerState:
@@ -49,8 +50,8 @@ class Dealer(Mechanism):
         """See `Mechanism.clear`."""
         expect_shape("orders.limit_ticks", orders.limit_ticks, orders.lots.shape)
         is_limit = (orders.limit_ticks != 0) & (orders.lots != 0)
-        lots = tree_sum(jnp.where(is_limit, 0, orders.lots), -1)  # [N, A]
-        flow = tree_sum(lots, 0)  # [A]
+        lots = total(jnp.where(is_limit, 0, orders.lots), -1)  # [N, A]
+        flow = total(lots, 0)  # [A]
         rate = self._move(state, quote) + self.impact.fill_move(flow / quote.depth_lots, quote.volatility)
         exact = Money.of_lots(self._fill_ticks(quote), lots, tick_value)
         paid = exact + exact.scale_up(rate + jnp.sign(lots) * self._half_spread)
@@ -63,15 +64,19 @@ class Dealer(Mechanism):
             orders_rejected=is_limit.sum((1, 2), dtype=jnp.int32),
         )
         after = self._after(state, flow, quote)
-        return after, fills, self._traded_bar(state, after, quote, tree_sum(jnp.abs(lots), 0))
+        return after, fills, self._traded_bar(state, after, quote, total(jnp.abs(lots), 0))
 
     def price_range(self, state: DealerState, lots: jax.Array, quote: Quote) -> tuple[jax.Array, ...]:
         """The fill prices if only the sellers, or only the buyers, came."""
         price, move = self._fill_ticks(quote).astype(jnp.float32), self._move(state, quote)
-        selling = self.impact.fill_move(tree_sum(jnp.minimum(lots, 0), 0) / quote.depth_lots, quote.volatility)
-        buying = self.impact.fill_move(tree_sum(jnp.maximum(lots, 0), 0) / quote.depth_lots, quote.volatility)
+        selling = self.impact.fill_move(total(jnp.minimum(lots, 0), 0) / quote.depth_lots, quote.volatility)
+        buying = self.impact.fill_move(total(jnp.maximum(lots, 0), 0) / quote.depth_lots, quote.volatility)
         half_spread = self._half_spread
-        return price * (1.0 + move + selling - half_spread), price * (1.0 + move), price * (1.0 + move + buying + half_spread)
+        return (
+            price * (1.0 + move + selling - half_spread),
+            price * (1.0 + move),
+            price * (1.0 + move + buying + half_spread),
+        )
 
     def mid(self, state: DealerState, quote: Quote) -> jax.Array:
         """See `Mechanism.mid`."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxarena.core.draws import uniforms
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import Bar
 from jaxarena.market.processes import MAX_TICKS, Liquidity, Process
@@ -102,7 +103,7 @@ class HistoricalReplay(Process):
         """Draw a start with `liquidity_window` bars before it and `horizon` bars after it."""
         first = self.liquidity_window
         starts = jnp.maximum(self._recorded.ticks.shape[0] - horizon - first, 1)
-        start = first + jnp.minimum((jax.random.uniform(key) * starts).astype(jnp.int32), starts - 1)
+        start = first + jnp.minimum((uniforms(key, ()) * starts).astype(jnp.int32), starts - 1)
         return ReplayState(index=start, start=start), self._row(start)
 
     def step(self, key: jax.Array, state: ReplayState) -> tuple[ReplayState, Bar]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.money import Money, int_quanta
-from jaxarena.core.tree import Record, tree_sum
+from jaxarena.core.reduce import total
+from jaxarena.core.tree import Record
 from jaxarena.core.types import Fills
 
 House = Literal["exchange", "lender", "issuer", "dealer"]
@@ -52,7 +53,7 @@ def open_accounts(cash: Money, lots: jax.Array) -> Ledger:
         agents=Account(cash=cash, lots=lots),
         exchange=empty,
         lender=empty,
-        issuer=Account(cash=-cash.sum(0), lots=-tree_sum(lots, 0)),
+        issuer=Account(cash=-cash.sum(0), lots=-total(lots, 0)),
         dealer=empty,
     )
 
@@ -67,7 +68,7 @@ def settle_trades(ledger: Ledger, fills: Fills) -> Ledger:
     agents = Account(cash=ledger.agents.cash + cash, lots=ledger.agents.lots + lots)
     dealer = Account(
         cash=ledger.dealer.cash - cash.sum(0),
-        lots=ledger.dealer.lots - tree_sum(lots, 0),
+        lots=ledger.dealer.lots - total(lots, 0),
     )
     return ledger.replace(agents=agents, dealer=dealer)
 
@@ -80,6 +81,7 @@ def pay(ledger: Ledger, amount: Money, to: House) -> Ledger:
         to: the house account that receives.
     """
     expect_shape("amount", amount.hi, ledger.agents.cash.shape)
+    amount = jax.lax.optimization_barrier(amount)  # enters both legs: compute it once
     house: Account = getattr(ledger, to)
     agents = ledger.agents.replace(cash=ledger.agents.cash - amount)
     return ledger.replace(**{"agents": agents, to: house.replace(cash=house.cash + amount.sum(0))})

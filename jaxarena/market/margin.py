@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range
-from jaxarena.core.component import Component
 from jaxarena.core.tree import Record
 
 #: Share of equity kept back when buys are trimmed, so that float32 rounding never overdraws an account.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxarena.market.indicators.rows import mean
+from jaxarena.core.reduce import mean
 from jaxarena.market.indicators.window import Window
 
 

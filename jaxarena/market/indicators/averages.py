@@ -4,10 +4,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.reduce import mean
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.arithmetic import above, moments, wilder_rate
 from jaxarena.market.indicators.base import Indicator, Rolling
-from jaxarena.market.indicators.rows import mean
 from jaxarena.market.indicators.window import MOVE_BARS, Window
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.reduce import fold, mean
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.arithmetic import percent, wilder_rate
 from jaxarena.market.indicators.base import Indicator
-from jaxarena.market.indicators.rows import fold, mean, newest
-from jaxarena.market.indicators.window import Window
+from jaxarena.market.indicators.window import Window, newest
 
 
 class Rsi(Indicator):

@@ -4,11 +4,11 @@
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.reduce import mean
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.arithmetic import log_percent, wilder_rate
 from jaxarena.market.indicators.base import Indicator
-from jaxarena.market.indicators.rows import mean, newest
-from jaxarena.market.indicators.window import Window
+from jaxarena.market.indicators.window import Window, newest
 
 
 class Atr(Indicator):

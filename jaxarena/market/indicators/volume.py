@@ -4,10 +4,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.reduce import fold
 from jaxarena.core.tree import static
 from jaxarena.market.indicators.base import Indicator, Rolling
-from jaxarena.market.indicators.rows import fold, newest
-from jaxarena.market.indicators.window import Window
+from jaxarena.market.indicators.window import Window, newest
 
 
 class Obv(Indicator):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
+from jaxarena.core.reduce import fold
 from jaxarena.core.tree import Record
 from jaxarena.core.types import Bar
-from jaxarena.market.indicators.rows import fold, newest
 
 #: Bars over which `Window.typical_move` measures how far prices move.
 MOVE_BARS = 20
@@ -104,3 +104,14 @@ def _row(bar: Bar) -> jax.Array:
 def _stack(bar: Bar, axis: int) -> jax.Array:
     columns = (bar.open, bar.high, bar.low, bar.close, bar.volume)
     return jnp.stack([column.astype(jnp.float32) for column in columns], axis=axis)
+
+
+def newest(column: jax.Array, rows: int) -> jax.Array:
+    """The last `rows` of a window's column: [rows, A].
+
+    Raises:
+        ValueError: the window is shorter.
+    """
+    if column.shape[0] < rows:
+        raise ValueError(f"window: {rows} rows are needed, got {column.shape[0]}; see window_length(indicators)")
+    return column[-rows:]
