@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.component import Component
 from jaxarena.core.draws import uniforms
+from jaxarena.core.reduce import mean
 from jaxarena.core.tree import static
 from jaxarena.market.views import AccountView, MarketView
 
@@ -126,8 +127,8 @@ class MeanReversion(Momentum):
     def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade against the distance from the mean."""
         close = market.window.close
-        mean = close[-self.period :].mean(0)
-        score = jnp.clip(-(close[-1] / mean - 1.0) / self.threshold, -1.0, 1.0)
+        average = mean(close[-self.period :])
+        score = jnp.clip(-(close[-1] / average - 1.0) / self.threshold, -1.0, 1.0)
         return self._follow(score, market, account)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxarena.agents import toward_weights
 from jaxarena.core.component import Component
+from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxarena.core.tree import static
 from jaxarena.market.views import AccountView, MarketView
@@ -51,7 +52,8 @@ class ActionMap(Component, family="action"):
             safe = jnp.where(usable, flat, 0).astype(jnp.int32)
             wrong = ~usable
         lots = self.lots(safe.reshape(action.shape), market, account)
-        return jnp.where(usable.all(1)[:, None], lots, 0), wrong.sum(1, dtype=jnp.int32)
+        usable = fold(jnp.logical_and, usable, axis=1)
+        return jnp.where(usable[:, None], lots, 0), total(wrong.astype(jnp.int32), 1)
 
 
 class TargetWeights(ActionMap):
@@ -69,7 +71,7 @@ class TargetWeights(ActionMap):
 
     def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade to the target weights."""
-        share = action / jnp.maximum(jnp.abs(action).sum(1, keepdims=True), 1.0)
+        share = action / jnp.maximum(total(jnp.abs(action), 1), 1.0)[:, None]
         return toward_weights(share * account.limits.leverage()[:, None], market, account)
 
 
@@ -140,7 +142,7 @@ def trade_fraction(fraction: jax.Array, market: MarketView, account: AccountView
         market: the common view.
         account: the views of the `n` agents.
     """
-    gross = jnp.abs(account.values(market.mid)).sum(1)
+    gross = total(jnp.abs(account.values(market.mid)), 1)
     room = jnp.maximum(account.limits.leverage() * account.equity - gross, 0.0)[:, None]
     openable = room / market.mid.size / market.mid  # lots
     reduces = fraction * account.positions < 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.draws import fold_in
-from jaxarena.core.reduce import total
+from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Space
 from jaxarena.core.tree import Record, where
 from jaxarena.core.types import Bar, Orders, Quote
@@ -26,6 +26,7 @@ from jaxarena.market.processes import Process
 from jaxarena.market.views import AccountView, MarketView
 
 Dict = dict[str, jax.Array]
+Transitioned = tuple[MarketState, Dict, Dict, Dict, dict[str, Any]]
 Step = tuple[Dict, MarketState, Dict, Dict, Dict, dict[str, Any]]
 
 
@@ -141,8 +142,8 @@ class MarketEnv:
         Returns:
             `obs[role]`, `[N_role, D_role]` float32, and the state.
         """
-        state = self._first_state(key, params)
-        return self._observe(state, params), state
+        state = self.first_state(key, params)
+        return self.observe(state, params), state
 
     def step(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Step:
         """`step_env`, and a new episode when the old one is over. Only `terminated` zeroes the bootstrap.
@@ -176,13 +177,28 @@ class MarketEnv:
             truncated: `[N_role]` bool, the time limit was reached while alive: bootstrap from `obs`.
             info: `acted[role]`, `reset`, `episode`, `equity`, and counts; see `settlement.report`.
         """
+        state, *outcome = self.transition(key, state, action, params)
+        reward, terminated, truncated, info = outcome
+        return self.observe(state, params), state, reward, terminated, truncated, info
+
+    # -- stages -------------------------------------------------------------------------------------
+
+    def transition(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Transitioned:
+        """`step_env` without observations: decide, advance, clear, settle."""
         decision = self.decide(fold_in(key, 0), state, action, params)
         process, quote = self._advance(fold_in(key, 1), state, params)
         cleared = self._clear(fold_in(key, 2), state, decision, quote, params)
         after, transition = self._settle(state, decision, process, quote, cleared, params)
         return self._outcome(state, after, decision, cleared, transition, params)
 
-    # -- stages -------------------------------------------------------------------------------------
+    def observe(self, state: MarketState, params: MarketParams) -> Dict:
+        """What the learned agents see now, `[N_role, D_role]` float32 per role."""
+        market = self.market_view(state, params)
+        return {
+            role.name: observations.join(role.observations, market, self.account_view(role.name, state, params))
+            for role in params.roles
+            if role.learned
+        }
 
     def decide(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Decision:
         """What every agent wants to trade, seeing bar t: learners, strategies, and margin calls over both."""
@@ -225,7 +241,7 @@ class MarketEnv:
         agents = state.ledger.agents
         fee_rate, fixed_fee = params.costs.bound()
         exposure = margin.Exposure(
-            equity=agents.cash.to_float() + (agents.lots * mid).sum(1),
+            equity=agents.cash.to_float() + total(agents.lots * mid, 1),
             mid=mid,
             highest=highest,
             lowest=lowest,
@@ -236,7 +252,7 @@ class MarketEnv:
         lots = jax.lax.optimization_barrier(margin.trim(decision.lots, exposure, self._limits(params)))
         orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
         mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
-        trimmed = (lots != decision.lots).sum(1, dtype=jnp.int32)
+        trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
         return jax.lax.optimization_barrier(
             settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed)
         )
@@ -257,7 +273,7 @@ class MarketEnv:
         book, cost = jax.lax.optimization_barrier((book, cost))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
         accounts, transition = jax.lax.optimization_barrier(
-            (accounts.replace(alive=accounts.alive | False), transition)
+            (accounts, transition)
         )
         window = state.window.push(cleared.bar)
         carries, features = _indicate(params, state.carries, window)
@@ -286,8 +302,8 @@ class MarketEnv:
         cleared: settlement.Cleared,
         transition: Transition,
         params: MarketParams,
-    ) -> Step:
-        """Observations, rewards and the end of episodes."""
+    ) -> Transitioned:
+        """Rewards and the end of episodes."""
         acted, alive = before.accounts.alive, state.accounts.alive
         rewards = [
             sum((term.value(_rows(transition, rows)) for term in role.rewards), jnp.zeros(role.count))
@@ -301,13 +317,13 @@ class MarketEnv:
         terminated = acted & (~alive | (at_limit & terminal))
         truncated = alive & at_limit & (not terminal)
         learned_alive = jnp.concatenate([alive[rows] for role, rows in self._slices(params) if role.learned])
-        reset = at_limit | ~learned_alive.any()
+        reset = at_limit | ~fold(jnp.logical_or, learned_alive)
         statistics = settlement.accumulate(before.statistics, reward, transition.cost, cleared)
         state = state.replace(statistics=statistics)
         info = {"acted": self._by_role(acted, params), "reset": reset} | settlement.report(state, decision, cleared)
         info["episode"] = {"return": self._by_role(statistics.reward, params), "length": state.step}
         by_role = [self._by_role(array, params) for array in (reward, terminated, truncated)]
-        return self._observe(state, params), state, by_role[0], by_role[1], by_role[2], info
+        return state, by_role[0], by_role[1], by_role[2], info
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -341,7 +357,8 @@ class MarketEnv:
 
     # -- pieces -------------------------------------------------------------------------------------
 
-    def _first_state(self, key: jax.Array, params: MarketParams) -> MarketState:
+    def first_state(self, key: jax.Array, params: MarketParams) -> MarketState:
+        """The state at the start of an episode. key: consumed."""
         process, bar = params.process.init(key, params.episode_length)
         n, n_assets = self.total_agents, bar.close.size
         quote = self._quote(process, bar.close, bar, params)
@@ -353,7 +370,7 @@ class MarketEnv:
         accounts = Accounts(
             equity=equity,
             equity_mid=equity,
-            gross=(jnp.abs(book.agents.lots) * mid).sum(1),
+            gross=total(jnp.abs(book.agents.lots) * mid, 1),
             initial_equity=equity,
             peak_equity=equity,
             variance=nothing,
@@ -375,14 +392,6 @@ class MarketEnv:
             accounts=accounts,
             statistics=EpisodeStatistics(reward=nothing, cost=nothing, traded=nothing),
         )
-
-    def _observe(self, state: MarketState, params: MarketParams) -> Dict:
-        market = self.market_view(state, params)
-        return {
-            role.name: observations.join(role.observations, market, self.account_view(role.name, state, params))
-            for role in params.roles
-            if role.learned
-        }
 
     def _quote(self, process: Any, previous_close: jax.Array, bar: Bar, params: MarketParams) -> Quote:
         liquidity = params.process.liquidity(process)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.component import Component
+from jaxarena.core.reduce import mean, total
 from jaxarena.core.tree import static
 from jaxarena.market.views import AccountView, MarketView
 
@@ -56,7 +57,7 @@ class BarReturns(Observation):
         prices = [window.open, window.high, window.low, window.close]
         returns = [(price[-self.length :] / before - 1.0) * self.scale for price in prices]
         volume = window.volume[-self.length :]
-        relative = volume / jnp.maximum(volume.mean(0), 1.0) - 1.0
+        relative = volume / jnp.maximum(mean(volume), 1.0) - 1.0
         return jnp.stack([*returns, relative], axis=1).reshape(-1)
 
 
@@ -111,7 +112,7 @@ class Portfolio(Observation):
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[n, 5 + 2 A]`."""
         weights = account.weights(market.mid)
-        leverage = jnp.abs(weights).sum(1)
+        leverage = total(jnp.abs(weights), 1)
         growth = jnp.log(account.safe_equity / account.initial_equity)
         profit = jnp.sign(account.positions) * (market.mid / jnp.maximum(account.entry_price, 1.0) - 1.0)
         own = [
@@ -129,8 +130,10 @@ def join(blocks: tuple[Observation, ...], market: MarketView, account: AccountVi
     n = account.positions.shape[0]
     shared = [_bounded(block.observe(market, account)) for block in blocks if block.shared]
     own = [_bounded(block.observe(market, account)) for block in blocks if not block.shared]
-    parts = [jnp.broadcast_to(part, (n, part.size)) for part in shared] + own
-    return jnp.concatenate(parts, axis=1)
+    if shared:
+        once = jax.lax.optimization_barrier(jnp.concatenate(shared))  # per market, not per agent
+        own = [jnp.broadcast_to(once, (n, once.size)), *own]
+    return jnp.concatenate(own, axis=1)
 
 
 def ordered(blocks: tuple[Observation, ...]) -> list[Observation]:

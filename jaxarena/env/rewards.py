@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.component import Component
+from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record
 
 #: Log rewards take equity to be at least this fraction of its start.
@@ -89,7 +90,7 @@ class ConcentrationPenalty(Reward):
 
     def value(self, transition: Transition) -> jax.Array:
         """Sum of squared weights."""
-        return -self.weight * jnp.square(transition.weights).sum(1)
+        return -self.weight * total(jnp.square(transition.weights), 1)
 
 
 class CostPenalty(Reward):

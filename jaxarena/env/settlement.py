@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.money import Money
+from jaxarena.core.reduce import fold, total
 from jaxarena.core.tree import Record
 from jaxarena.core.types import Bar, Fills, Quote
 from jaxarena.env.build import quanta_per_unit
@@ -66,11 +67,11 @@ def book(
     interest = params.financing.charge(ledger.agents.cash, values.negative_part().sum(1), dt_years)
     ledger = ledgers.pay(ledger, interest, to="lender")
 
-    flat = (ledger.agents.lots == 0).all(1)
+    flat = fold(jnp.logical_and, ledger.agents.lots == 0, axis=1)
     deficit = ledger.agents.cash.negative_part().masked(flat)
     ledger = ledgers.pay(ledger, -deficit, to="lender")
 
-    slippage = -fills.cash.sum(1).to_float() - (lots * cleared.mid).sum(1)
+    slippage = -fills.cash.sum(1).to_float() - total(lots * cleared.mid, 1)
     return ledger, fees.to_float() + penalties.to_float() + jnp.maximum(slippage, 0.0)
 
 
@@ -80,7 +81,7 @@ def equity_mid(ledger: Ledger, mid: jax.Array, quote: Quote, params: MarketParam
     close_value = Money.of_lots(quote.bar.close, agents.lots, params.lot_multiplier)
     exact = agents.cash + close_value.sum(1)
     moved = mid - quote.bar.close * params.lot_multiplier
-    return exact.to_float() + (agents.lots * moved).sum(1)
+    return exact.to_float() + total(agents.lots * moved, 1)
 
 
 def mark(
@@ -101,8 +102,8 @@ def mark(
     positions = ledger.agents.lots
     at_mid = equity_mid(ledger, mid, quote, params)
     closing = params.mechanism.closing_prices(cleared.mechanism, positions, quote) * params.lot_multiplier
-    equity = at_mid + (positions * (closing - mid)).sum(1)
-    gross = (jnp.abs(positions) * mid).sum(1)
+    equity = at_mid + total(positions * (closing - mid), 1)
+    gross = total(jnp.abs(positions) * mid, 1)
     initial = before.initial_equity
     ruined = (equity <= limits.ruin_fraction * initial) & (gross == 0.0)
     accounts = Accounts(

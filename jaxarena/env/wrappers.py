@@ -46,7 +46,8 @@ class Markets:
         """
         keys = jax.vmap(lambda i: fold_in(key, i))(jnp.arange(self.num_markets))
         episode = jnp.zeros(self.num_markets, jnp.int32)
-        return self._begin(keys, episode, params)
+        state = self._begin(keys, episode, params)
+        return self._observe(state.market, params), state
 
     def step(
         self, state: MarketsState, action: Dict, params: MarketParams
@@ -62,13 +63,12 @@ class Markets:
             As `MarketEnv.step`, every array with a last axis `E`.
         """
         step_keys = vmap_last(fold_in, (True, True))(state.episode_key, state.market.step + 1)
-        step = vmap_last(self.env.step_env, (True, True, True, False))
-        obs, market, reward, terminated, truncated, info = step(step_keys, state.market, action, params)
-        info["final_observation"] = obs
-        after = state.replace(market=market)
-        obs, after = jax.lax.cond(
-            info["reset"].any(), lambda: self._restart(obs, after, info["reset"], params), lambda: (obs, after)
-        )
+        transition = vmap_last(self.env.transition, (True, True, True, False))
+        market, reward, terminated, truncated, info = transition(step_keys, state.market, action, params)
+        before, over = state.replace(market=market), info["reset"]
+        after = jax.lax.cond(over.any(), lambda: self._restart(before, over, params), lambda: before)
+        obs = self._observe(after.market, params)
+        info["final_observation"] = jax.lax.cond(over.any(), lambda: self._observe(market, params), lambda: obs)
         return obs, after, reward, terminated, truncated, info
 
     def sample_actions(self, key: jax.Array) -> Dict:
@@ -80,15 +80,16 @@ class Markets:
             actions[name] = jnp.moveaxis(sample, 0, -1)
         return actions
 
-    def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
+    def _observe(self, market: MarketState, params: MarketParams) -> Dict:
+        return vmap_last(self.env.observe, (True, False))(market, params)
+
+    def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> MarketsState:
         episode_keys = vmap_last(fold_in, (True, True))(keys, episode)
         reset_keys = vmap_last(lambda key: fold_in(key, 0), (True,))(episode_keys)
-        obs, market = vmap_last(self.env.reset, (True, False))(reset_keys, params)
-        return obs, MarketsState(market=market, key=keys, episode=episode, episode_key=episode_keys)
+        market = vmap_last(self.env.first_state, (True, False))(reset_keys, params)
+        return MarketsState(market=market, key=keys, episode=episode, episode_key=episode_keys)
 
-    def _restart(
-        self, obs: Dict, state: MarketsState, over: jax.Array, params: MarketParams
-    ) -> tuple[Dict, MarketsState]:
+    def _restart(self, state: MarketsState, over: jax.Array, params: MarketParams) -> MarketsState:
         """Begin the next episode where the old one is over; only run on steps that end one."""
-        fresh_obs, fresh = self._begin(state.key, state.episode + 1, params)
-        return jax.tree.map(lambda new, old: jnp.where(over, new, old), (fresh_obs, fresh), (obs, state))
+        fresh = self._begin(state.key, state.episode + 1, params)
+        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state)

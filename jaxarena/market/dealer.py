@@ -61,7 +61,7 @@ class Dealer(Mechanism):
             cash=-paid,
             maker_lots=jnp.zeros_like(lots),
             taker_lots=jnp.abs(lots),
-            orders_rejected=is_limit.sum((1, 2), dtype=jnp.int32),
+            orders_rejected=total(total(is_limit.astype(jnp.int32), -1), 1),
         )
         after = self._after(state, flow, quote)
         return after, fills, self._traded_bar(state, after, quote, total(jnp.abs(lots), 0))

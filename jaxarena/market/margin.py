@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range
+from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record
 
 #: Share of equity kept back when buys are trimmed, so that float32 rounding never overdraws an account.
@@ -86,8 +87,8 @@ def trim(lots: jax.Array, exposure: Exposure, limits: RiskLimits) -> jax.Array:
     kept = jnp.abs(position + reducing) * exposure.mid
     lost = jnp.abs(reducing) * cost_per_lot + fixed
     leverage = limits.leverage()
-    budget = leverage * (exposure.equity * (1.0 - RESERVE) - lost.sum(1)) - kept.sum(1)
-    need = (jnp.abs(adding) * (exposure.mid + leverage[:, None] * cost_per_lot)).sum(1)
+    budget = leverage * (exposure.equity * (1.0 - RESERVE) - total(lost, 1)) - total(kept, 1)
+    need = total(jnp.abs(adding) * (exposure.mid + leverage[:, None] * cost_per_lot), 1)
     share = jnp.clip(budget / jnp.maximum(need, 1.0), 0.0, 1.0)
     scaled = jnp.trunc(adding * share[:, None]).astype(jnp.int32)
     return reducing + jnp.where((share >= 1.0)[:, None], adding, scaled)
