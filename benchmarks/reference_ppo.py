@@ -10,12 +10,12 @@ and rows per minibatch are arguments, so that a training run of ours can be put 
 import argparse
 import json
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]
 
 
 class Network(nn.Module):
@@ -72,12 +72,16 @@ def make_update(
     clip_eps: float = 0.2,
 ) -> Any:
     """One PPO update as a function for `lax.scan`: state to (state, mean return of the episodes that ended)."""
+
+    def apply(params: Any, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return cast(tuple[jax.Array, jax.Array], network.apply(params, obs))
+
     batch_size = num_envs * rollout_length
 
     def act(state: Any, _: None) -> tuple[Any, tuple[Row, jax.Array, jax.Array]]:
         params, env_state, obs, total, key = state
         key, key_action, key_step = jax.random.split(key, 3)
-        logits, value = network.apply(params, obs)
+        logits, value = apply(params, obs)
         action = jax.random.categorical(key_action, logits)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
         keys = jax.random.split(key_step, num_envs)
@@ -90,7 +94,7 @@ def make_update(
         return (params, env_state, next_obs, total * (1.0 - done), key), (row, total * done, done)
 
     def loss(params: Any, rows: Row, advantage: jax.Array, target: jax.Array) -> jax.Array:
-        logits, value = network.apply(params, rows.obs)
+        logits, value = apply(params, rows.obs)
         log_probs = jax.nn.log_softmax(logits)
         log_prob = jnp.take_along_axis(log_probs, rows.action[:, None], axis=1)[:, 0]
         ratio = jnp.exp(log_prob - rows.log_prob)
@@ -106,7 +110,7 @@ def make_update(
         (_, env_state, obs, total, key), (rows, returns, done) = jax.lax.scan(
             act, (params, env_state, obs, total, key), None, rollout_length
         )
-        advantage = _advantages(rows, network.apply(params, obs)[1], gamma, lam)
+        advantage = _advantages(rows, apply(params, obs)[1], gamma, lam)
         batch = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), (rows, advantage, advantage + rows.value))
 
         def minibatch(state: Any, part: Any) -> tuple[Any, None]:

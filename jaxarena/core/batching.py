@@ -115,6 +115,7 @@ _SAME_PARAMS = frozenset(
         "squeeze",
     ]
 )
+_INDEPENDENT = frozenset(["once", "optimization_barrier"])
 _INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -188,6 +189,9 @@ def _apply(equation: Any, inputs: list[Batched], size: int) -> list[Batched]:
         return _results(equation.primitive.bind(*operands, **params), equation, True)
     if name in _SAME_PARAMS:
         return _results(equation.primitive.bind(*operands, **params), equation, True)
+    if name in _INDEPENDENT:
+        operands = _parts(operands, flags, shapes, size)
+        return _results(equation.primitive.bind(*operands, **params), equation, True)
     if name in _RULES:
         return _results(_RULES[name](operands, flags, shapes, params, size), equation, True)
     axes = [-1 if flag else None for flag in flags]
@@ -253,27 +257,12 @@ def _split(operands: Any, flags: Any, shapes: Any, params: Any, size: int) -> An
     return lax.split(operands[0], params["sizes"], params["axis"])
 
 
-def _optimization_barrier(operands: Any, flags: Any, shapes: Any, params: Any, size: int) -> Any:
-    """Really compute these values once.
-
-    The CPU compiler drops optimization barriers early and then recomputes a chain of cheap operations in each of its
-    consumers, which makes a step ten times slower. It does not fuse across a conditional.
-    """
-    values = _parts(operands, flags, shapes, size)
-    probe = jax.lax.bitcast_convert_type(
-        next(value for value in values if value.dtype.itemsize == 4), jnp.int32
-    ).ravel()[0]
-    always = (probe | 1) != 0  # the compiler does not see that
-    return lax.cond(always, lambda xs: xs, lambda xs: jax.tree.map(jnp.zeros_like, xs), values)
-
-
 _RULES: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "transpose": _transpose,
     "concatenate": _concatenate,
     "stack": _stack,
-    "optimization_barrier": _optimization_barrier,
     "slice": _slice,
     "split": _split,
 }

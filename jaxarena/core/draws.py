@@ -11,6 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.once import once
+
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _SQRT_2 = 1.4142135623730951
@@ -37,7 +39,7 @@ def threefry2x32(key: tuple[jax.Array, jax.Array], count: tuple[jax.Array, jax.A
 def fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
     """`jax.random.fold_in`: a new key from a key and a number. key: not consumed."""
     words = _words(key)
-    x, y = threefry2x32(words, (jnp.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
+    x, y = once(threefry2x32(words, (jnp.uint32(0), jnp.asarray(data).astype(jnp.uint32))))  # chains compile slowly
     return jax.random.wrap_key_data(jnp.stack([x, y]), impl="threefry2x32")
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.draws import fold_in
+from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Space
 from jaxarena.core.tree import Record, where
@@ -142,7 +143,7 @@ class MarketEnv:
         Returns:
             `obs[role]`, `[N_role, D_role]` float32, and the state.
         """
-        state = self.first_state(key, params)
+        state = once(self.first_state(key, params))
         return self.observe(state, params), state
 
     def step(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Step:
@@ -222,7 +223,7 @@ class MarketEnv:
         if params.horizon == "terminal":
             wanted = jnp.where(state.step + 1 >= params.episode_length, -positions, wanted)
         wanted = jnp.where(accounts.alive[:, None], wanted, 0)
-        return jax.lax.optimization_barrier(
+        return once(
             Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped))
         )
 
@@ -249,11 +250,11 @@ class MarketEnv:
             fixed_fee=fixed_fee * build.quanta_per_unit(params),
             positions=agents.lots,
         )
-        lots = jax.lax.optimization_barrier(margin.trim(decision.lots, exposure, self._limits(params)))
+        lots = once(margin.trim(decision.lots, exposure, self._limits(params)))
         orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
         mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
         trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
-        return jax.lax.optimization_barrier(
+        return once(
             settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed)
         )
 
@@ -270,9 +271,9 @@ class MarketEnv:
         limits = self._limits(params)
         book, cost = settlement.book(state.ledger, decision.called, quote, cleared, limits, params)
         mid = params.mechanism.mid(cleared.mechanism, quote) * params.lot_multiplier
-        book, cost = jax.lax.optimization_barrier((book, cost))
+        book, cost = once((book, cost))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
-        accounts, transition = jax.lax.optimization_barrier(
+        accounts, transition = once(
             (accounts, transition)
         )
         window = state.window.push(cleared.bar)
@@ -445,4 +446,5 @@ def _warm_window(params: MarketParams, process: Any, bar: Bar) -> tuple[Window, 
         index = params.process.bar_index(process)
         window = Window.at(history, index, length)
         before = jax.tree.map(lambda leaf: leaf[index - 1], params.warm_carries)
+    window, before = once((window, before))
     return window, *_indicate(params, before, window)

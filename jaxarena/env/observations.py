@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.component import Component
+from jaxarena.core.once import once
 from jaxarena.core.reduce import mean, total
 from jaxarena.core.tree import static
 from jaxarena.market.views import AccountView, MarketView
@@ -131,8 +132,8 @@ def join(blocks: tuple[Observation, ...], market: MarketView, account: AccountVi
     shared = [_bounded(block.observe(market, account)) for block in blocks if block.shared]
     own = [_bounded(block.observe(market, account)) for block in blocks if not block.shared]
     if shared:
-        once = jax.lax.optimization_barrier(jnp.concatenate(shared))  # per market, not per agent
-        own = [jnp.broadcast_to(once, (n, once.size)), *own]
+        common = once(jnp.concatenate(shared))  # per market, not per agent
+        own = [jnp.broadcast_to(common, (n, common.size)), *own]
     return jnp.concatenate(own, axis=1)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxarena.core.money import Money
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.tree import Record
-from jaxarena.core.types import Bar, Fills, Quote
+from jaxarena.core.types import Bar, Fills, Orders, Quote
 from jaxarena.env.build import quanta_per_unit
 from jaxarena.env.rewards import EQUITY_FLOOR, Transition
 from jaxarena.env.state import Accounts, EpisodeStatistics, MarketParams, MarketState
@@ -129,6 +129,29 @@ def mark(
     memory = params.risk_memory
     variance = memory * before.variance + (1.0 - memory) * jnp.square(transition.log_return)
     return accounts.replace(variance=variance), transition.replace(variance=variance)
+
+
+def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.Array:
+    """Equity if all agents closed all positions together now, at the last close, `[N]` float32 quanta.
+
+    Everybody's orders go through the mechanism at once, so each pays the impact of all, spread and fees.
+    Nothing is trimmed. Compare with the equity that rewards are made of, which assumes closing alone.
+
+    Args:
+        key: consumed.
+        state: at the end of an episode, before any reset.
+        params: of the market.
+    """
+    agents, liquidity = state.ledger.agents, params.process.liquidity(state.process)
+    close = state.close
+    bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
+    quote = Quote(
+        previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility
+    )
+    orders = Orders(lots=-agents.lots[..., None], limit_ticks=jnp.zeros_like(agents.lots)[..., None])
+    _, fills, _ = params.mechanism.clear(key, state.mechanism, orders, quote, params.lot_multiplier)
+    fees = params.costs.fee(fills.cash.abs(), agents.lots, quanta_per_unit(params)).sum(1)
+    return (agents.cash + fills.cash.sum(1) - fees).to_float()
 
 
 def accumulate(

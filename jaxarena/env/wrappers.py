@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.draws import fold_in
+from jaxarena.core.once import once
 from jaxarena.core.tree import Record
 from jaxarena.env.env import Dict, MarketEnv
 from jaxarena.env.state import MarketParams, MarketState
@@ -47,7 +48,7 @@ class Markets:
         keys = jax.vmap(lambda i: fold_in(key, i))(jnp.arange(self.num_markets))
         episode = jnp.zeros(self.num_markets, jnp.int32)
         state = self._begin(keys, episode, params)
-        return self._observe(state.market, params), state
+        return self._observe(once(state.market), params), state
 
     def step(
         self, state: MarketsState, action: Dict, params: MarketParams

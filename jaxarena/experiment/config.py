@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jaxarena.market.history  # noqa: F401 - its process registers itself
 from jaxarena.agents import Strategy
 from jaxarena.core import schema
 from jaxarena.core.checks import expect_range
@@ -45,6 +46,7 @@ class EvaluationConfig:
 
     markets: int = 16
     baselines: tuple[Strategy, ...] = ()  # each takes the place of every learned role in turn
+    baseline_role: str | None = None  # whose money and limits baselines are reported with; None: the first learned role
     draws: int = 1000  # bootstrap draws for intervals
     deterministic: bool = True  # act with the mode of the policy instead of sampling
     seed: int = 12345
@@ -260,5 +262,8 @@ def _check_groups(config: ExperimentConfig) -> None:
             if role in owner:
                 raise ValueError(f"policies.{group}: role {role!r} already follows the policy {owner[role]!r}")
             owner[role] = group
+    judged = config.evaluation.baseline_role
+    if judged is not None and judged not in learned:
+        raise ValueError(f"evaluation.baseline_role: unknown learned role {judged!r}; {schema.nearest(judged, learned)}")
     if missing := [role for role in learned if role not in owner]:
         raise ValueError(f"policies: no group holds the learned role {missing[0]!r}; add it to one or make its own")

@@ -29,9 +29,9 @@ class Estimate:
     reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `reason` only where there is one."""
-        fields = dataclasses.asdict(self)
-        return fields if self.reason else {key: fields[key] for key in ("value", "low", "high")}
+        """Plain data for JSON: `value`, `interval` ([low, high] or None) and, only where there is one, `reason`."""
+        interval = None if self.low is None else [self.low, self.high]
+        return {"value": self.value, "interval": interval} | ({"reason": self.reason} if self.reason else {})
 
 
 def returns_of(equity: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def turnover_of(equity: np.ndarray, notional: np.ndarray, periods_per_year: floa
 
 _OF_RETURNS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "annual_return": annual_return,
-    "annual_volatility": annual_volatility,
+    "volatility": annual_volatility,
     "sharpe": sharpe,
     "sortino": sortino,
     "max_drawdown": lambda returns, _: max_drawdown(returns),
@@ -166,7 +166,7 @@ _OF_RETURNS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 METRICS = (*_OF_RETURNS, "turnover")
 _UNDEFINED = {
     "annual_return": "growth per year exceeds what a number can hold",
-    "annual_volatility": "needs two steps",
+    "volatility": "needs two steps",
     "sharpe": "returns do not vary",
     "sortino": "no step lost money",
     "calmar": "equity never fell",
@@ -230,7 +230,7 @@ def summarise(
             _average(point[name][None], cluster_ids)[0],
             _average(np.concatenate([part[name] for part in parts]), cluster_ids, picks),
             confidence,
-            "too few steps" if name in ("sharpe", "annual_volatility") and steps < 2 else _UNDEFINED.get(name, ""),
+            "too few steps" if name in ("sharpe", "volatility") and steps < 2 else _UNDEFINED.get(name, ""),
             resampled=steps > 1 or returns.shape[0] > 1,
         )
         for name in METRICS

@@ -104,12 +104,13 @@ def weights_figure(title: str, weights: np.ndarray, names: Sequence[str], dates:
     return figure
 
 
-def learning_figure(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+def learning_figure(records: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "Learning") -> Figure:
     """Logged values over training, one small plot each; thin lines are seeds, the thick one is their mean.
 
     Args:
         records: as read from `metrics.jsonl`: `step` (agent steps) and named numbers or lists over seeds.
         names: of the values to draw; a value that no record has gets an empty plot that says so.
+        title: of the whole.
 
     Returns:
         the figure.
@@ -117,7 +118,7 @@ def learning_figure(records: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     columns = min(2, max(1, len(names)))
     rows = -(-len(names) // columns)
     figure = _blank(_WIDTH, 0.5 + 2.1 * max(rows, 1))
-    _title(figure, "Learning")
+    _title(figure, title)
     for place, name in enumerate(names):
         axes = _style(figure.add_subplot(rows, columns, place + 1))
         axes.set_title(name, loc="left", fontsize=9, color=INK)
@@ -249,7 +250,7 @@ def _legend(axes: Axes) -> None:
         columns = max(1, min(len(labels), 88 // (max(map(len, labels)) + 6)))
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, frameon=False, fontsize=9,
-            labelcolor=INK, columnspacing=1.2, handlelength=1.8, borderaxespad=0.2,
+            labelcolor=INK, columnspacing=1.2, handlelength=1.8, borderaxespad=0.5,
         )  # fmt: skip
 
 

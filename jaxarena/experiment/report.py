@@ -32,16 +32,18 @@ _PICTURES = (
     ("Market flow", "Who bought and who sold in one evaluated market.", ("flow",)),
     ("Learning", "Logged while training; thin lines are seeds.", ("learning",)),
 )
-_PERCENT = {"annual_return", "annual_volatility", "max_drawdown", "hit_rate"}
+_PERCENT = {"annual_return", "volatility", "max_drawdown", "hit_rate", "closed_out"}
+_KINDS = {"roles": "", "scripted": "<small>scripted role</small>", "baselines": "<small>baseline</small>"}
 _HINTS = {
     "annual_return": "compound growth per year",
-    "annual_volatility": "standard deviation of returns per year",
+    "volatility": "standard deviation of returns per year",
     "sharpe": "mean return over its standard deviation, per year, without a riskless rate",
     "sortino": "mean return over the root mean square of losing returns, per year",
     "max_drawdown": "largest loss from an earlier high",
     "calmar": "annual return over maximum drawdown",
     "hit_rate": "share of gaining steps among steps on which equity moved",
     "turnover": "bought plus sold over equity, per year",
+    "closed_out": "annual return if everybody closed all positions together at the end",
 }
 
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -68,12 +70,14 @@ p { margin: .3rem 0 .8rem; max-width: 52rem; }
 .soft { color: var(--soft); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .35rem .75rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
+th, td { padding: .35rem .6rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
 td small { display: block; color: var(--soft); font-size: .78rem; }
-tr.baseline td:first-child { color: var(--soft); }
+tr.scripted td:first-child, tr.baselines td:first-child { color: var(--soft); }
+tr.roles + tr.scripted td, tr.roles + tr.baselines td, tr.scripted + tr.baselines td {
+  border-top: 2px solid var(--line); }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .facts td:first-child { color: var(--soft); white-space: nowrap; }
 .pictures { display: grid; gap: 1.2rem; grid-template-columns: minmax(0, 1fr); }
@@ -108,7 +112,7 @@ def write_report(folder: RunFolder) -> Path:
     config = folder.config.read_text(encoding="utf-8")
     sections = [
         _heading(meta, summary),
-        *(_results(split, result) for split, result in summary.get("evaluation", {}).items()),
+        *(_results(result) for part, result in summary.items() if part.startswith("eval")),
         *_picture_sections(folder.plots),
         _repeat(folder, meta),
         _section("Configuration", f"<pre>{html.escape(config)}</pre>"),
@@ -124,10 +128,12 @@ def _heading(meta: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     train = summary.get("train", {})
     if train.get("agent_steps"):
         facts.append(f"{train['agent_steps']:,} agent steps")
-    if train.get("elapsed_s"):
-        facts.append(f"trained for {train['elapsed_s']:,.0f} s")
-    if train.get("steps_per_s"):
-        facts.append(f"{train['steps_per_s']:,.0f} agent steps/s")
+    if train.get("wall_s"):
+        facts.append(f"trained for {train['wall_s']:,.0f} s")
+    if train.get("agent_steps_per_s"):
+        facts.append(f"{train['agent_steps_per_s']:,.0f} agent steps/s")
+    if train.get("compile_s"):
+        facts.append(f"compiled in {train['compile_s']:,.0f} s")
     name = html.escape(str(meta.get("name", "run")))
     unfinished = (
         "" if summary else "<p><strong>This run has no summary.json yet: it is running or was cut off.</strong></p>"
@@ -135,13 +141,13 @@ def _heading(meta: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return f'<h1>{name}</h1>\n<p class="soft">{html.escape(" · ".join(facts))}</p>\n{unfinished}'
 
 
-def _results(split: str, result: Mapping[str, Any]) -> str:
-    """Table of roles, then baselines, for one data split."""
-    groups = (("", result.get("roles", {})), ("baseline", result.get("baselines", {})))
-    names = [name for name in METRICS if any(name in row for _, rows in groups for row in rows.values())]
+def _results(result: Mapping[str, Any]) -> str:
+    """Table of learned roles, the scripted roles beside them, then baselines, for one data split."""
+    groups = tuple((kind, result.get(kind, {})) for kind in ("roles", "scripted", "baselines"))
+    names = [name for name in (*METRICS, "closed_out") if any(name in row for _, rows in groups for row in rows.values())]
     head = "".join(f'<th title="{html.escape(_HINTS[name])}">{name.replace("_", " ")}</th>' for name in names)
     body = "".join(
-        f'<tr class="{kind}"><td>{html.escape(who)}</td>'
+        f'<tr class="{kind}"><td>{html.escape(who)}{_KINDS[kind]}</td>'
         + "".join(f"<td>{_estimate(name, row.get(name))}</td>" for name in names)
         + "</tr>\n"
         for kind, rows in groups
@@ -149,11 +155,11 @@ def _results(split: str, result: Mapping[str, Any]) -> str:
     )
     note = result.get("note", "")
     explained = (
-        "Averages over the evaluated markets, baselines in grey; below each number its 95 % bootstrap interval. "
+        "Averages over the evaluated markets; below each number its 95 % bootstrap interval. "
         "A dash has its reason when you point at it."
     )
     return _section(
-        f"Results: {split}",
+        f"Results: {result.get('split', '')}",
         f'<p class="soft">{explained} {html.escape(note)}</p>\n'
         f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>',
     )
@@ -166,9 +172,10 @@ def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:
     if cell.get("value") is None:
         return f'<span title="{reason}">{_DASH}</span>'
     value = _number(name, cell["value"])
-    if cell.get("low") is None or cell.get("high") is None:
+    if cell.get("interval") is None:
         return f'<span title="{reason}">{value}</span>'
-    return f"{value}<small>{_number(name, cell['low'])} … {_number(name, cell['high'])}</small>"
+    low, high = cell["interval"]
+    return f"{value}<small>{_number(name, low)} … {_number(name, high)}</small>"
 
 
 def _number(name: str, value: float) -> str:

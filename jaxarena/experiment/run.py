@@ -73,18 +73,27 @@ def create_run(config: ExperimentConfig, command: list[str] | None = None, root:
     return folder
 
 
+def read_run(path: Path) -> tuple[RunFolder, ExperimentConfig]:
+    """The folder and configuration of an existing run.
+
+    Raises:
+        ValueError: no run folder there, or its configuration is damaged.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        there = sorted(item.name for item in folder.path.iterdir()) if folder.path.is_dir() else None
+        found = "does not exist" if there is None else f"has no config.yaml (it holds: {', '.join(there) or 'nothing'})"
+        raise ValueError(f"{path}: no run there, the folder {found}; give the folder that a run printed at its start")
+    return folder, load_config(folder.config)
+
+
 def open_run(path: Path, command: list[str] | None = None) -> tuple[RunFolder, ExperimentConfig]:
     """Open an existing run to resume it; the resume is added to `meta.json`.
 
     Raises:
         ValueError: no run folder there, or its files are damaged.
     """
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        there = sorted(item.name for item in folder.path.iterdir()) if folder.path.is_dir() else None
-        found = "does not exist" if there is None else f"has no config.yaml (it holds: {', '.join(there) or 'nothing'})"
-        raise ValueError(f"{path}: cannot resume, the folder {found}; give the folder that a run printed at its start")
-    config = load_config(folder.config)
+    folder, config = read_run(path)
     meta = read_json(folder.meta)
     again = describe_run(config, command)
     meta.setdefault("resumed", []).append({key: again[key] for key in ("started", "command", "versions", "device")})

@@ -22,6 +22,7 @@ from jaxarena.experiment.config import ExperimentConfig
 from jaxarena.experiment.markets import build_market
 from jaxarena.experiment.run import RunFolder
 from jaxarena.experiment.tracking import ProgressTracker, make_trackers, read_jsonl
+from jaxarena.learn.groups import PolicyState
 from jaxarena.learn.ppo import PPO, TrainState
 
 
@@ -177,6 +178,11 @@ def restore_trained(trainer: Trainer, folder: RunFolder) -> tuple[TrainState, Po
     checkpoints = Checkpoints(folder.checkpoints, trainer.config.train.keep_checkpoints)
     _, state, extra = checkpoints.restore(trainer.state_template)
     return state, Position(**extra)
+
+
+def policies_of(state: TrainState) -> dict[str, PolicyState]:
+    """What each group needs to act."""
+    return {name: group.policy for name, group in state.groups.items()}
 
 
 def record_of(metrics: Mapping[str, Any]) -> dict[str, Any]:

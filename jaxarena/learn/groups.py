@@ -6,7 +6,7 @@ into actions. Does not belong here: how the parameters are improved (`ppo`).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxarena.core import schema
 from jaxarena.core.tree import Record
 from jaxarena.learn import normalize
 from jaxarena.learn.distributions import ActionHead, make_head
-from jaxarena.learn.networks import ActorCritic, Activation
+from jaxarena.learn.networks import Activation, ActorCritic
 
 
 class PolicyState(Record):
@@ -69,12 +69,17 @@ class Group:
         """Observations `[N_role, D, ...]` by role to `[D, N, ...]`, not normalised."""
         return jnp.swapaxes(self.join(obs), 0, 1)
 
+    def apply(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The network on normalised observations `[D, ...]`: outputs `[K, ...]`, free numbers, value `[...]`."""
+        outputs, free, value = cast(tuple[jax.Array, ...], self.network.apply({"params": params}, x))
+        return outputs, free, value
+
     def evaluate(self, state: PolicyState, raw_obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Normalise `[D, ...]` and apply the network: what it saw, outputs, free numbers, value."""
         x = raw_obs
         if self.observation_clip is not None:
             x = normalize.normalize(raw_obs, state.obs_stats, self.observation_clip)
-        return (x, *self.network.apply({"params": state.params}, x))
+        return (x, *self.apply(state.params, x))
 
     def value(self, state: PolicyState, raw_obs: jax.Array) -> jax.Array:
         """Values of observations `[D, ...]` that are not normalised yet."""
@@ -112,7 +117,7 @@ def make_groups(
     """Check the map from groups to roles against the environment and build the groups.
 
     Args:
-        env: offers `learned_roles`, `num_agents(role)`, `observation_space(role, params)`, `action_space(role, params)`.
+        env: offers `learned_roles`, `num_agents(role)`, and `observation_space` and `action_space` of (role, params).
         params: of the environment.
         policies: group name to roles; None gives every learned role a group of its own.
         hidden: sizes of the hidden layers.

@@ -24,14 +24,13 @@ class Moments(Record):
     m2: jax.Array  # [...]
 
     def variance(self) -> jax.Array:
-        """Population variance `[...]`."""
-        return self.m2 / self.count
+        """Population variance `[...]`; one as long as nothing was seen."""
+        return jnp.where(self.count > 0.0, self.m2 / jnp.maximum(self.count, 1.0), 1.0)
 
 
 def init_moments(shape: tuple[int, ...] = ()) -> Moments:
-    """Mean 0 and variance 1 with hardly any weight, so that the first data decides."""
-    count = jnp.float32(1e-4)
-    return Moments(count=count, mean=jnp.zeros(shape, jnp.float32), m2=jnp.full(shape, count, jnp.float32))
+    """Nothing seen yet: mean 0 and variance 1, without any weight in a merge."""
+    return Moments(count=jnp.float32(0.0), mean=jnp.zeros(shape, jnp.float32), m2=jnp.zeros(shape, jnp.float32))
 
 
 def moments(x: jax.Array, mask: jax.Array, axes: Sequence[int]) -> Moments:
@@ -55,7 +54,7 @@ def merge(first: Moments, second: Moments) -> Moments:
     Source: Chan, Golub and LeVeque (1983), equation 2.1.
     """
     count = first.count + second.count
-    weight = second.count / jnp.maximum(count, _EPS)
+    weight = second.count / jnp.maximum(count, 1.0)
     delta = second.mean - first.mean
     return Moments(
         count=count,

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]
 
 from jaxarena.core.checks import expect_range
 from jaxarena.core.tree import Record
@@ -23,7 +23,7 @@ from jaxarena.learn.networks import Activation
 from jaxarena.learn.rollout import Act, BatchedMarkets, Transition, collect, values_where
 
 #: Rows per chunk of a minibatch on a CPU: the activations of a 2 x 64 network stay in the cache.
-_CPU_CHUNK_ROWS = 2048
+_CPU_CHUNK_ROWS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,9 @@ class PPO:
         config.validate()
         expect_range("num_markets", num_markets, 1, 1e9)
         if make_markets is None:
-            from jaxarena.env.wrappers import Markets as make_markets  # noqa: N813, PLC0415
+            from jaxarena.env.wrappers import Markets  # noqa: PLC0415  (any other batch does as well)
+
+            make_markets = Markets
         clip = config.observation_clip if config.normalize_observations else None
         self.config = config
         self.num_markets = num_markets
@@ -233,6 +235,10 @@ class PPO:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.update)
         key_rollout, key_shuffle = jax.random.split(key)
         policies = {name: group.policy for name, group in state.groups.items()}
+
+        def record(step: Transition) -> tuple[dict[str, Rows], dict[str, Any]]:
+            return self._rows(policies, step), _episodes(step.info)
+
         carry, obs, (rows, episodes) = collect(
             self.markets,
             params,
@@ -241,7 +247,7 @@ class PPO:
             state.obs,
             key_rollout,
             self.config.rollout_length,
-            lambda transition: (self._rows(policies, transition), _episodes(transition.info)),
+            record,
         )
         lr = jnp.float32(self.config.lr)
         if self.config.anneal_lr:
@@ -267,7 +273,7 @@ class PPO:
             needed = jnp.any(acted & ~terminated & reset[None], axis=0)
             final_obs = group.observe(step.info["final_observation"])
             width = max(1, self.num_markets // 32)
-            final_value = values_where(needed, final_obs, lambda x, g=group, p=policy: g.value(p, x), width)
+            final_value = values_where(needed, final_obs, functools.partial(group.value, policy), width)
             seen = group.observe(step.obs) if self.config.normalize_observations else jnp.zeros((1, *acted.shape))
             rows[group.name] = Rows(
                 choice=step.extra[group.name],
@@ -293,9 +299,7 @@ class PPO:
         later = jnp.concatenate([rows.choice.value[1:], last_value[None]])
         next_value = jnp.where(rows.reset[:, None], rows.final_value, later)
         value = rows.choice.value
-        advantage = losses.gae(
-            reward, value, next_value, rows.terminated, rows.cut, config.gamma, config.gae_lambda
-        )
+        advantage = losses.gae(reward, value, next_value, rows.terminated, rows.cut, config.gamma, config.gae_lambda)
         batch = Batch(
             obs=rows.choice.obs,
             raw=rows.choice.raw,
@@ -337,15 +341,17 @@ class PPO:
             with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
                 updates, opt_state = self._optimizer.update(grads, opt_state, params)
             params = jax.tree.map(lambda value, update: value - lr * update, params, updates)
-            return (params, opt_state), diagnostics | {"grad_norm": optax.global_norm(grads)}
+            return (params, opt_state), diagnostics | {"grad_norm": optax.tree.norm(grads)}
 
         (params, opt_state), diagnostics = jax.lax.scan(minibatch, (params, opt_state), numbers)
         return params, opt_state, jax.tree.map(jnp.mean, diagnostics)
 
-    def _loss(self, group: Group, params: Any, batch: Batch, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def _loss(
+        self, group: Group, params: Any, batch: Batch, weight: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss of one chunk: sums over its real rows times `weight`, one over the real rows of the minibatch."""
         config = self.config
-        outputs, free, value = group.network.apply({"params": params}, batch.obs)
+        outputs, free, value = group.apply(params, batch.obs)
         distribution = group.head.distribution(outputs, free)
         log_ratio = distribution.relative_log_prob(batch.raw) - batch.log_prob
         clip_value = config.clip_eps if config.clip_value else None

@@ -3,7 +3,8 @@
 Five kinds of account: the agents, the exchange (fees), the lender (interest, deficits), the issuer
 (minus the endowments) and the dealer (the other side of trades with the outside market). Every
 transfer writes both of its legs; no balance is derived from the others. The totals of cash and of
-each asset over all accounts are therefore identically zero, which `audit` checks to the unit.
+each asset over all accounts are therefore identically zero, which `audit` checks to the unit. What enters both legs of a transfer goes through `once`: evaluated
+twice, an amount that came from floating point could differ between the legs.
 Belongs here: moving money and lots. Does not belong here: how much is owed (`costs`, `margin`) and
 who trades (`mechanism`).
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.money import Money, int_quanta
+from jaxarena.core.once import once
 from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record
 from jaxarena.core.types import Fills
@@ -63,7 +65,7 @@ def settle_trades(ledger: Ledger, fills: Fills) -> Ledger:
 
     Trades among agents net out in the sums, so the dealer's legs move by what crossed the market's border.
     """
-    lots, cash = fills.bought - fills.sold, fills.cash.sum(1)  # [N, A], [N]
+    lots, cash = once((fills.bought - fills.sold, fills.cash.sum(1)))  # [N, A], [N]
     expect_shape("fills.bought", fills.bought, ledger.agents.lots.shape)
     agents = Account(cash=ledger.agents.cash + cash, lots=ledger.agents.lots + lots)
     dealer = Account(
@@ -81,7 +83,7 @@ def pay(ledger: Ledger, amount: Money, to: House) -> Ledger:
         to: the house account that receives.
     """
     expect_shape("amount", amount.hi, ledger.agents.cash.shape)
-    amount = jax.lax.optimization_barrier(amount)  # enters both legs: compute it once
+    amount = once(amount)
     house: Account = getattr(ledger, to)
     agents = ledger.agents.replace(cash=ledger.agents.cash - amount)
     return ledger.replace(**{"agents": agents, to: house.replace(cash=house.cash + amount.sum(0))})

@@ -19,7 +19,7 @@ class Inner:
 @dataclasses.dataclass(frozen=True)
 class Outer:
     name: str
-    inner: Inner = Inner()  # noqa: RUF009
+    inner: Inner = Inner()
     sizes: tuple[int, ...] = ()
     pair: tuple[int, float] = (1, 2.0)
     rate: float | tuple[float, ...] | None = None
@@ -45,7 +45,14 @@ def test_decoding_gives_the_annotated_types():
 
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
-    [(float, 1, 1.0), (int, 2.0, 2), (bool, True, True), (int | None, None, None), (list[int], (1, 2), [1, 2]), (Any, {1}, {1})],
+    [
+        (float, 1, 1.0),
+        (int, 2.0, 2),
+        (bool, True, True),
+        (int | None, None, None),
+        (list[int], (1, 2), [1, 2]),
+        (Any, {1}, {1}),
+    ],
 )
 def test_scalars_and_sequences(kind, value, expected):
     got = decode(kind, value, "x")

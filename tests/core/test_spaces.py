@@ -10,7 +10,11 @@ from jaxarena.core.spaces import Box, Discrete, MultiDiscrete
 
 @pytest.mark.parametrize(
     ("space", "shape", "dtype"),
-    [(Box(-1.0, 2.0, 3), (5, 3), jnp.float32), (Discrete(4), (5,), jnp.int32), (MultiDiscrete((2, 5)), (5, 2), jnp.int32)],
+    [
+        (Box(-1.0, 2.0, 3), (5, 3), jnp.float32),
+        (Discrete(4), (5,), jnp.int32),
+        (MultiDiscrete((2, 5)), (5, 2), jnp.int32),
+    ],
 )
 def test_samples_lie_inside(space, shape, dtype):
     sample = space.sample(jax.random.key(0), (5,))

@@ -55,7 +55,7 @@ def test_by_hand():
 def test_constant_equity():
     equity = np.full((2, 6), 7.0)
     summary = summarise(equity, idle(equity), draws=50)
-    for name in ("annual_return", "annual_volatility", "max_drawdown", "turnover"):
+    for name in ("annual_return", "volatility", "max_drawdown", "turnover"):
         assert summary[name] == Estimate(0.0, 0.0, 0.0)
     assert summary["sharpe"] == Estimate(None, reason="returns do not vary")
     assert summary["sortino"] == Estimate(None, reason="no step lost money")
@@ -83,7 +83,7 @@ def test_one_step():
     summary = summarise(np.array([[100.0, 101.0]]), np.zeros((1, 1)), draws=50)
     assert summary["annual_return"].value == pytest.approx(1.01**252 - 1)
     assert summary["annual_return"].reason == "an interval needs more than one step"
-    assert summary["annual_volatility"] == Estimate(None, reason="too few steps")
+    assert summary["volatility"] == Estimate(None, reason="too few steps")
     assert summary["sharpe"] == Estimate(None, reason="too few steps")
 
 
@@ -148,7 +148,7 @@ def test_coverage_of_the_volatility_interval():
     true, hits, trials = 0.01 * math.sqrt(252), 0, 60
     for seed in range(trials):
         equity = curves(1, 250, seed=seed)
-        estimate = summarise(equity, idle(equity), draws=200)["annual_volatility"]
+        estimate = summarise(equity, idle(equity), draws=200)["volatility"]
         hits += estimate.low <= true <= estimate.high
     assert hits >= 0.8 * trials
 

@@ -49,8 +49,9 @@ def run(config_file, tmp_path) -> RunFolder:
 def finish(run: RunFolder) -> None:
     equity = np.cumprod(1 + np.random.default_rng(0).normal(0, 0.01, (3, 60)), axis=1)
     metrics = summarise(equity, np.ones((3, 59)), draws=50) | {"calmar": Estimate(None, reason="equity never fell")}
-    evaluation = {"roles": {"careful": metrics}, "baselines": {"buy_and_hold": metrics}, "note": "3 markets."}
-    write_json(run.summary, {"train": {"agent_steps": 4000, "elapsed_s": 3.0}, "evaluation": {"test": evaluation}})
+    groups = {"roles": {"careful": metrics}, "scripted": {"crowd": metrics}, "baselines": {"buy_and_hold": metrics}}
+    evaluation = {"split": "test", "note": "3 markets."} | groups
+    write_json(run.summary, {"train": {"agent_steps": 4000, "wall_s": 3.0}, "eval": evaluation})
     for name, figure in {
         "equity": plots.equity_figure({"careful": equity}, {}),
         "drawdown": plots.drawdown_figure({"careful": equity}, {}),
@@ -76,7 +77,7 @@ def test_one_page_with_everything(run):
         "Configuration",
         "Environment",
     ]
-    for needed in ("careful", "buy_and_hold", "max drawdown", "4,000 agent steps", "lr: 0.001", "<tiny> & more"):
+    for needed in ("careful", "buy_and_hold", "crowd", "max drawdown", "4,000 agent steps", "lr: 0.001", "<tiny> & more"):
         assert needed in page.text
     assert f"--resume {run.path}" in page.text
     assert 'title="equity never fell"' in text
