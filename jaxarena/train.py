@@ -128,7 +128,9 @@ def _sources(settings: list[str]) -> tuple[Path | None, list[str]]:
     files = [text for text in settings if "=" not in text]
     overrides = [text for text in settings if "=" in text]
     if len(files) > 1:
-        raise ValueError(f"got {len(files)} configuration files, {' '.join(files)}; give one, and settings as key=value")
+        raise ValueError(
+            f"got {len(files)} configuration files, {' '.join(files)}; give one, and settings as key=value"
+        )
     from_preset = any(text.startswith("preset=") for text in overrides)
     return (find_config(files[0]) if files else None if from_preset else find_config("default")), overrides
 

@@ -236,7 +236,10 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_state(finished, tiny_file,
     assert "No space left on device" in error
     assert f"go on with: python -m jaxarena.train --resume {folder.path}" in error
     assert "Traceback" not in error
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_000000000000.npz", "step_000000000064.npz"]
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "step_000000000000.npz",
+        "step_000000000064.npz",
+    ]
     monkeypatch.setattr(np, "savez", save)
     assert train.main(["--resume", str(folder.path)]) == 0
     assert_same_run(folder, finished)

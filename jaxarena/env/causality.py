@@ -32,7 +32,9 @@ def assert_causal(env: MarketEnv, params: MarketParams, key: jax.Array, steps: i
         ValueError: `at` and `steps` do not fit the episode.
     """
     if not 0 < at < steps <= int(params.episode_length):
-        raise ValueError(f"assert_causal: need 0 < at < steps <= {int(params.episode_length)}, got at={at}, steps={steps}")
+        raise ValueError(
+            f"assert_causal: need 0 < at < steps <= {int(params.episode_length)}, got at={at}, steps={steps}"
+        )
     run = jax.jit(_run, static_argnames=("env", "steps", "at"))
     same, other = (_with_future(env, params, key, at, spread) for spread in (0.0, 0.02))
     first = run(env, same, key, jnp.uint32(0), steps, at)

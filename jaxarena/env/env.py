@@ -153,9 +153,7 @@ class MarketEnv:
             As `step_env`; `obs` is the first of the new episode where `info["reset"]`, and
             `info["final_observation"]` is what was seen before the reset.
         """
-        obs, state, reward, terminated, truncated, info = self.step_env(
-            fold_in(key, 0), state, action, params
-        )
+        obs, state, reward, terminated, truncated, info = self.step_env(fold_in(key, 0), state, action, params)
         fresh_obs, fresh = self.reset(fold_in(key, 1), params)
         info = info | {"final_observation": obs}
         obs, state = where(info["reset"], (fresh_obs, fresh), (obs, state))
@@ -223,14 +221,12 @@ class MarketEnv:
         if params.horizon == "terminal":
             wanted = jnp.where(state.step + 1 >= params.episode_length, -positions, wanted)
         wanted = jnp.where(accounts.alive[:, None], wanted, 0)
-        return once(
-            Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped))
-        )
+        return once(Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped)))
 
     def _advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:
         """Move the exogenous price to bar t+1, still hidden from every agent."""
         process, bar = params.process.step(key, state.process)
-        return process, self._quote(process, state.close, bar, params)
+        return once((process, self._quote(process, state.close, bar, params)))
 
     def _clear(
         self, key: jax.Array, state: MarketState, decision: Decision, quote: Quote, params: MarketParams
@@ -254,9 +250,7 @@ class MarketEnv:
         orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
         mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
         trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
-        return once(
-            settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed)
-        )
+        return once(settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed))
 
     def _settle(
         self,
@@ -271,14 +265,13 @@ class MarketEnv:
         limits = self._limits(params)
         book, cost = settlement.book(state.ledger, decision.called, quote, cleared, limits, params)
         mid = params.mechanism.mid(cleared.mechanism, quote) * params.lot_multiplier
-        book, cost = once((book, cost))
+        book, cost, mid = once((book, cost, mid))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
-        accounts, transition = once(
-            (accounts, transition)
-        )
         window = state.window.push(cleared.bar)
-        carries, features = _indicate(params, state.carries, window)
+        indicated = _indicate(params, state.carries, window)
         flow = total(cleared.fills.bought - cleared.fills.sold, 0) / quote.depth_lots
+        flow = params.flow_memory * state.flow + flow
+        accounts, transition, (carries, features), flow = once((accounts, transition, indicated, flow))
         after = MarketState(
             step=state.step + 1,
             process=process,
@@ -288,7 +281,7 @@ class MarketEnv:
             window=window,
             carries=carries,
             features=features,
-            flow=params.flow_memory * state.flow + flow,
+            flow=flow,
             ledger=book,
             accounts=accounts,
             statistics=state.statistics,
@@ -312,7 +305,7 @@ class MarketEnv:
             else jnp.zeros(role.count)
             for role, rows in self._slices(params)
         ]
-        reward = jnp.where(acted, jnp.concatenate(rewards), 0.0)
+        reward = once(jnp.where(acted, jnp.concatenate(rewards), 0.0))
         at_limit = state.step >= params.episode_length
         terminal = params.horizon == "terminal"
         terminated = acted & (~alive | (at_limit & terminal))

@@ -145,9 +145,7 @@ def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.
     agents, liquidity = state.ledger.agents, params.process.liquidity(state.process)
     close = state.close
     bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
-    quote = Quote(
-        previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility
-    )
+    quote = Quote(previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility)
     orders = Orders(lots=-agents.lots[..., None], limit_ticks=jnp.zeros_like(agents.lots)[..., None])
     _, fills, _ = params.mechanism.clear(key, state.mechanism, orders, quote, params.lot_multiplier)
     fees = params.costs.fee(fills.cash.abs(), agents.lots, quanta_per_unit(params)).sum(1)

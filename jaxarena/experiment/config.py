@@ -264,6 +264,8 @@ def _check_groups(config: ExperimentConfig) -> None:
             owner[role] = group
     judged = config.evaluation.baseline_role
     if judged is not None and judged not in learned:
-        raise ValueError(f"evaluation.baseline_role: unknown learned role {judged!r}; {schema.nearest(judged, learned)}")
+        raise ValueError(
+            f"evaluation.baseline_role: unknown learned role {judged!r}; {schema.nearest(judged, learned)}"
+        )
     if missing := [role for role in learned if role not in owner]:
         raise ValueError(f"policies: no group holds the learned role {missing[0]!r}; add it to one or make its own")

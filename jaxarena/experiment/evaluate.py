@@ -131,7 +131,9 @@ def evaluate(
     return Evaluation(
         split=split,
         roles={role.name: _curves(env, played, role.name, scale) for role in config.market.roles if role.learned},
-        scripted={role.name: _curves(env, played, role.name, scale) for role in config.market.roles if not role.learned},
+        scripted={
+            role.name: _curves(env, played, role.name, scale) for role in config.market.roles if not role.learned
+        },
         baselines=_play_baselines(config, world, baseline_role, scale),
         baseline_role=baseline_role,
         sample=_sample(env, played, scale),
@@ -206,7 +208,11 @@ def _play(env: MarketEnv, params: MarketParams, act: Act, config: ExperimentConf
 
     def record(step: Transition) -> dict[str, jax.Array]:
         market = step.carry.market
-        one = {"mid": market.mid[..., 0], "positions": market.ledger.agents.lots[..., 0], "lots": step.info["lots"][..., 0]}
+        one = {
+            "mid": market.mid[..., 0],
+            "positions": market.ledger.agents.lots[..., 0],
+            "lots": step.info["lots"][..., 0],
+        }
         return {"equity": step.info["equity"], "traded": step.info["traded"]} | one
 
     last, _, played = collect(markets, params, act_all, carry, obs, key_act, steps, record)

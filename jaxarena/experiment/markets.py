@@ -51,7 +51,9 @@ def load_world(config: ExperimentConfig, split: str) -> World:
             )
         return World(config.market, None)
     if config.data is None:
-        raise ValueError("market.process: historical_replay has no bars; add a 'data' section, such as data.source=us_daily")
+        raise ValueError(
+            "market.process: historical_replay has no bars; add a 'data' section, such as data.source=us_daily"
+        )
     history: PriceHistory = load_split(config.data, split)
     bars = (history.open, history.high, history.low, history.close, history.volume)
     try:

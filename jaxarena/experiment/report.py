@@ -144,7 +144,9 @@ def _heading(meta: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 def _results(result: Mapping[str, Any]) -> str:
     """Table of learned roles, the scripted roles beside them, then baselines, for one data split."""
     groups = tuple((kind, result.get(kind, {})) for kind in ("roles", "scripted", "baselines"))
-    names = [name for name in (*METRICS, "closed_out") if any(name in row for _, rows in groups for row in rows.values())]
+    names = [
+        name for name in (*METRICS, "closed_out") if any(name in row for _, rows in groups for row in rows.values())
+    ]
     head = "".join(f'<th title="{html.escape(_HINTS[name])}">{name.replace("_", " ")}</th>' for name in names)
     body = "".join(
         f'<tr class="{kind}"><td>{html.escape(who)}{_KINDS[kind]}</td>'

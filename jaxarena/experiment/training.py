@@ -210,9 +210,7 @@ def _weighted(values: Any, weights: np.ndarray) -> np.ndarray:
     return np.where(total > 0, mean, np.nan)
 
 
-def _restore(
-    trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints
-) -> tuple[TrainState | None, Position]:
+def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> tuple[TrainState | None, Position]:
     """The last saved state; None for a run that was cut off before it saved anything."""
     if checkpoints.steps():
         return restore_trained(trainer, folder)

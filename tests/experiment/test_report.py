@@ -77,7 +77,15 @@ def test_one_page_with_everything(run):
         "Configuration",
         "Environment",
     ]
-    for needed in ("careful", "buy_and_hold", "crowd", "max drawdown", "4,000 agent steps", "lr: 0.001", "<tiny> & more"):
+    for needed in (
+        "careful",
+        "buy_and_hold",
+        "crowd",
+        "max drawdown",
+        "4,000 agent steps",
+        "lr: 0.001",
+        "<tiny> & more",
+    ):
         assert needed in page.text
     assert f"--resume {run.path}" in page.text
     assert 'title="equity never fell"' in text
