@@ -131,6 +131,41 @@ def make_update(
     return update
 
 
+def prepare(
+    num_envs: int = 1024,
+    rollout_length: int = 128,
+    updates: int = 10,
+    epochs: int = 4,
+    minibatches: int = 4,
+    hidden: tuple[int, ...] = (64, 64),
+    lr: float = 2.5e-4,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """The training function and its first state; the arguments are those of `run`.
+
+    Raises:
+        ValueError: minibatches do not divide the rollout.
+    """
+    import gymnax  # noqa: PLC0415  (slow to import)
+
+    if (num_envs * rollout_length) % minibatches:
+        raise ValueError(f"minibatches: got {minibatches}, which does not divide {num_envs} x {rollout_length}")
+    env, env_params = gymnax.make("CartPole-v1")
+    network = Network(hidden)
+    schedule = optax.linear_schedule(lr, 0.0, updates * epochs * minibatches)
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule, eps=1e-5))
+    key_params, key_reset, key_train = jax.random.split(jax.random.key(seed), 3)
+    params = network.init(key_params, jnp.zeros((1, 4)))
+    obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key_reset, num_envs), env_params)
+    state = (params, optimizer.init(params), env_state, obs, jnp.zeros(num_envs), key_train)
+    update = make_update(env, env_params, network, optimizer, num_envs, rollout_length, epochs, minibatches)
+
+    def train(state: Any) -> tuple[Any, jax.Array]:
+        return jax.lax.scan(update, state, None, updates)
+
+    return train, state
+
+
 def run(
     num_envs: int = 1024,
     rollout_length: int = 128,
@@ -160,23 +195,7 @@ def run(
     Raises:
         ValueError: minibatches do not divide the rollout.
     """
-    import gymnax  # noqa: PLC0415  (slow to import)
-
-    if (num_envs * rollout_length) % minibatches:
-        raise ValueError(f"minibatches: got {minibatches}, which does not divide {num_envs} x {rollout_length}")
-    env, env_params = gymnax.make("CartPole-v1")
-    network = Network(hidden)
-    schedule = optax.linear_schedule(lr, 0.0, updates * epochs * minibatches)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule, eps=1e-5))
-    key_params, key_reset, key_train = jax.random.split(jax.random.key(seed), 3)
-    params = network.init(key_params, jnp.zeros((1, 4)))
-    obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key_reset, num_envs), env_params)
-    state = (params, optimizer.init(params), env_state, obs, jnp.zeros(num_envs), key_train)
-    update = make_update(env, env_params, network, optimizer, num_envs, rollout_length, epochs, minibatches)
-
-    def train(state: Any) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(update, state, None, updates)
-
+    train, state = prepare(num_envs, rollout_length, updates, epochs, minibatches, hidden, lr, seed)
     start = time.perf_counter()
     compiled = jax.jit(train).lower(state).compile()
     compile_s = time.perf_counter() - start

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FACTORIES: dict[str, "Callable[[], tuple[MarketEnv, MarketParams]]"] = {}
 
 
-def make(id: str) -> "tuple[MarketEnv, MarketParams]":  # noqa: A002 - the word every gym uses
+def make(id: str) -> "tuple[MarketEnv, MarketParams]":
     """Build a market by name; replayed prices are those of its training years.
 
     Args:
@@ -43,7 +43,7 @@ def make(id: str) -> "tuple[MarketEnv, MarketParams]":  # noqa: A002 - the word 
     return build_market(load_config(None, [f"preset={id}"]))
 
 
-def register(id: str, factory: "Callable[[], tuple[MarketEnv, MarketParams]]") -> None:  # noqa: A002
+def register(id: str, factory: "Callable[[], tuple[MarketEnv, MarketParams]]") -> None:
     """Give a market a name for `make`, for as long as the program runs.
 
     Args:

@@ -85,7 +85,7 @@ def test_planted_signal_pays_its_closed_form():
 
 
 def test_volumes_of_billions_of_shares_stay_positive():
-    env, params = jaxarena.make("StockReplay-v0")
+    _, params = jaxarena.make("StockReplay-v0")
     volume = np.asarray(params.process.recording.volume)
     assert volume.max() > 2**30
     assert (volume > 0).all()
@@ -95,7 +95,7 @@ def test_volumes_of_billions_of_shares_stay_positive():
 
 @pytest.mark.usefixtures("clean")
 def test_users_register_their_own():
-    env, params = jaxarena.make("PlantedSignal-v0")
+    _, params = jaxarena.make("PlantedSignal-v0")
     jaxarena.register("Mine-v0", lambda: MarketEnv.build(params.replace(episode_length=5)))
     assert "Mine-v0" in jaxarena.registered()
     assert int(jaxarena.make("Mine-v0")[1].episode_length) == 5

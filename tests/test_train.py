@@ -66,7 +66,7 @@ def finished(tiny_file, tmp_path_factory):
 
 
 def test_a_run_leaves_what_is_promised(finished):
-    for name in "config.yaml meta.json metrics.jsonl summary.json checkpoints plots report.html".split():
+    for name in ("config.yaml", "meta.json", "metrics.jsonl", "summary.json", "checkpoints", "plots", "report.html"):
         assert (finished.path / name).exists()
     records = read_jsonl(finished.metrics)
     assert [record["step"] for record in records] == [64, 128, 192]
@@ -168,7 +168,7 @@ def test_evaluate_names_what_is_wrong(finished, tmp_path, capsys):
 def test_configs_load_and_build(path):
     config = load_config(path)
     assert config.name == path.stem
-    env, params = build_market(config, "train")
+    env, _ = build_market(config, "train")
     assert set(env.learned_roles) == {role for roles in config.groups.values() for role in roles}
     build_market(config, "test")
     assert config.evaluation.baselines

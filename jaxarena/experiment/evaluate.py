@@ -7,7 +7,7 @@ here: the formulas (`metrics`), pictures and files (`results`).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -179,7 +179,7 @@ def _play_baselines(config: ExperimentConfig, world: World, role: str, scale: fl
             r.replace(strategy=r.strategy.replace(choice=choice)) if isinstance(r.strategy, _OneOf) else r
             for r in params.roles
         )
-        return _play(env, params.replace(roles=roles), lambda key, obs: ({}, ()), config)
+        return _play(env, params.replace(roles=roles), lambda *_: ({}, ()), config)
 
     curves = {}
     for choice, name in enumerate(_names(options)):

@@ -84,8 +84,8 @@ def _note(evaluation: Evaluation) -> str:
     span = "" if evaluation.dates is None else f" from {evaluation.dates[0]} to {evaluation.dates[-1]}"
     steps = next(iter(evaluation.roles.values())).traded.shape[1]
     return (
-        f"{evaluation.markets} markets of {steps} steps{span}. A baseline takes the place of all learned roles at once; "
-        f"it is reported by the agents that stand in for {evaluation.baseline_role!r}, with its money and limits."
+        f"{evaluation.markets} markets of {steps} steps{span}. A baseline takes the place of all learned roles at "
+        f"once; it is reported by the agents that stand in for {evaluation.baseline_role!r}, with its money and limits."
     )
 
 

@@ -216,7 +216,7 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> t
         return restore_trained(trainer, folder)
     if records := read_jsonl(folder.metrics):
         raise CheckpointError(
-            f"{folder.metrics} records {records[-1]['step']:,} steps, but {folder.checkpoints} holds no checkpoint to go "
-            "on from; put the checkpoints back, or start a new run with the folder's config.yaml"
+            f"{folder.metrics} records {records[-1]['step']:,} steps, but {folder.checkpoints} holds no checkpoint to "
+            "go on from; put the checkpoints back, or start a new run with the folder's config.yaml"
         )
     return None, Position()
