@@ -1,0 +1,1 @@
+"""Measurements of speed and learning; each module is a command that can write JSON."""

@@ -98,7 +98,7 @@ def env_only(agents: int, assets: int, num_markets: int, steps: int) -> Program:
     def call(state: Any) -> Any:
         def step(state: Any, _: None) -> tuple[Any, None]:
             carry, key, sums = state
-            obs, carry, reward, terminated, truncated, _ = markets.step(carry, markets.sample_actions(key), params)
+            obs, carry, reward, terminated, truncated, _info = markets.step(carry, markets.sample_actions(key), params)
             seen = total(obs["trader"].reshape(-1, num_markets))
             told = total(jnp.concatenate([reward["trader"], terminated["trader"], truncated["trader"]]))
             return (carry, fold_in(key, 1), sums + seen + told), None
@@ -160,7 +160,7 @@ def training(agents: int, assets: int, num_markets: int, length: int, minibatche
 
 
 def cartpole(num_envs: int, steps: int) -> Program:
-    """gymnax's CartPole with its own `sample` per environment, observations reduced likewise."""
+    """Gymnax's CartPole with its own `sample` per environment, observations reduced likewise."""
     import gymnax  # noqa: PLC0415 - slow to import
 
     env, params = gymnax.make("CartPole-v1")

@@ -1,0 +1,1 @@
+"""Adapters to other ecosystems; none of them is needed by `jaxarena` itself."""

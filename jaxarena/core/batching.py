@@ -150,8 +150,8 @@ def vmap_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callable
         structure = jax.tree.structure(arguments)
         jaxpr, result = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, examples))
         with jax.enable_x64(True):  # the jaxpr names every type; nothing may be narrowed on the way
-            outputs = _interpret(jaxpr, list(zip(leaves, flags, strict=True)), size)
-            outputs = [value if flag else _broadcast(value, value.shape, size) for value, flag in outputs]
+            results = _interpret(jaxpr, list(zip(leaves, flags, strict=True)), size)
+            outputs = [value if flag else _broadcast(value, value.shape, size) for value, flag in results]
         return jax.tree.unflatten(jax.tree.structure(result), outputs)
 
     return mapped
@@ -164,7 +164,8 @@ def _interpret(closed: Any, arguments: list[Batched], size: int) -> list[Batched
 
     def read(atom: Any) -> Batched:
         if isinstance(atom, jex.Literal):
-            return np.asarray(atom.val, atom.aval.dtype), False
+            aval: Any = atom.aval
+            return np.asarray(atom.val, aval.dtype), False
         return values[atom]
 
     for equation in jaxpr.eqns:

@@ -66,18 +66,21 @@ class Component(Record):
             )
         member = cls._find(value["kind"], where)
         fields = {key: item for key, item in value.items() if key != "kind"}
-        return schema.decode_fields(member, fields, where)  # type: ignore[no-any-return]
+        return schema.decode_fields(member, fields, where)
 
     def encode(self) -> dict[str, Any]:
         """Plain data from which `decode` builds an equal component."""
         kind = self.kind()
-        if self.members.get(kind) is not type(self):
+        home = _FAMILIES[self.family].__module__.partition(".")[0]
+        if type(self).__module__.partition(".")[0] != home or self.members.get(kind) is not type(self):
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {"kind": kind} | {name: schema.encode(value) for name, value in fields.items()}
 
     @classmethod
     def _find(cls, kind: str, where: str) -> type[Self]:
+        if not isinstance(kind, str):
+            raise ValueError(f"{where}: 'kind' must be text, got {kind!r}; {schema.nearest('', cls.members)}")
         if ":" in kind:
             module, _, name = kind.partition(":")
             try:

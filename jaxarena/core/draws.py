@@ -68,5 +68,7 @@ def normals(uniform: jax.Array) -> jax.Array:
 def _words(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     data = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
     if data.shape != (2,):
-        raise ValueError(f"key: expected one threefry key, got key data of shape {data.shape}; use jax.random.key(seed)")
+        raise ValueError(
+            f"key: expected one threefry key, got key data of shape {data.shape}; use jax.random.key(seed)"
+        )
     return data[0], data[1]

@@ -106,7 +106,8 @@ class Money(Record):
 
     def to_float(self) -> jax.Array:
         """Nearest float32."""
-        return self.hi.astype(jnp.float32) * jnp.float32(2.0**32) + self.lo.astype(jnp.float32)
+        with jax.enable_x64(True):
+            return _widen(self).astype(jnp.float32)
 
 
 def int_quanta(money: Money) -> Any:

@@ -52,7 +52,7 @@ def _register(cls: type) -> None:
     Not `jax.tree_util.register_dataclass`: with jax 0.10.2 the structures it makes compare equal across classes of
     the same shape, and `jit` can then run the program of another class.
     """
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     data = [field.name for field in fields if not field.metadata.get("static")]
     meta = [field.name for field in fields if field.metadata.get("static")]
 
@@ -64,7 +64,7 @@ def _register(cls: type) -> None:
         return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(data, children, strict=True)], aux
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
-        record = object.__new__(cls)
+        record: Any = object.__new__(cls)
         for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
             object.__setattr__(record, name, value)
         return record

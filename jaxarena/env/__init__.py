@@ -1,0 +1,1 @@
+"""The decision problem: who acts, what they see, what they are paid."""

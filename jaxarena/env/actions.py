@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxarena.agents import toward_weights
+from jaxarena.core.checks import expect_range
 from jaxarena.core.component import Component
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Discrete, MultiDiscrete, Space
@@ -36,6 +37,9 @@ class ActionMap(Component, family="action"):
             market: the common view.
             account: the views of the `n` agents.
         """
+
+    def validate(self, where: str) -> None:
+        """Raise ValueError for parameters without meaning. Host only."""
 
     def decide(self, action: jax.Array, market: MarketView, account: AccountView) -> tuple[jax.Array, jax.Array]:
         """Lots for any action, `[n, A]` int32, and the number of entries masked or clipped, `[n]` int32."""
@@ -64,6 +68,10 @@ class TargetWeights(ActionMap):
     """
 
     low: float = static(default=-1.0)
+
+    def validate(self, where: str) -> None:
+        """See `ActionMap.validate`."""
+        expect_range(f"{where}.low", self.low, -1.0, 0.0)
 
     def space(self, n_assets: int) -> Space:
         """`[A]` numbers."""
@@ -100,6 +108,10 @@ class BuyHoldSell(ActionMap):
 
     levels: int = static(default=2)
 
+    def validate(self, where: str) -> None:
+        """See `ActionMap.validate`."""
+        expect_range(f"{where}.levels", self.levels, 1, 1_000)
+
     def space(self, n_assets: int) -> Space:
         """`[A]` integers."""
         return MultiDiscrete((2 * self.levels + 1,) * n_assets)
@@ -120,6 +132,10 @@ class TargetExposure(ActionMap):
     low: float = -1.0
     high: float = 1.0
     basis: Literal["equity", "initial_equity"] = static(default="equity")
+
+    def validate(self, where: str) -> None:
+        """See `ActionMap.validate`."""
+        expect_range(f"{where}.n_levels", self.n_levels, 2, 1_000)
 
     def space(self, n_assets: int) -> Space:
         """One integer."""

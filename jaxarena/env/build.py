@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxarena.core.checks import expect_range
 from jaxarena.core.money import MAX_QUANTA
+from jaxarena.core.schema import nearest
 from jaxarena.core.tree import as_arrays
-from jaxarena.env.observations import TimeLeft, ordered
+from jaxarena.env.observations import Indicators, TimeLeft, ordered
 from jaxarena.env.roles import Role
 from jaxarena.env.state import MarketParams
 from jaxarena.market.indicators import scan_history, window_length
@@ -29,6 +30,7 @@ def prepare(market: MarketParams) -> MarketParams:
         ValueError: what is wrong, what is allowed, what to do.
     """
     _validate(market)
+    _validate_per_asset(market)
     params = as_arrays(market.replace(warm_carries=None))
     history = params.process.warm_bars()
     if history is not None:
@@ -40,11 +42,6 @@ def prepare(market: MarketParams) -> MarketParams:
 def window_rows(params: MarketParams) -> int:
     """Rows of the window of bars that serves every indicator, strategy and observation."""
     return window_length(params.indicators, max(role.lookback for role in params.roles))
-
-
-def quanta_per_unit(params: MarketParams) -> int:
-    """Quanta in one unit of currency: a quantum is what one tick of one lot is worth at multiplier 1."""
-    return round(1.0 / params.process.tick_size)
 
 
 def block_sizes(env: "MarketEnv", role: Role) -> list[tuple[str, int]]:
@@ -72,7 +69,16 @@ def _validate(market: MarketParams) -> None:
     expect_range("market.flow_memory", market.flow_memory, 0.0, 1.0)
     expect_range("market.risk_memory", market.risk_memory, 0.0, 1.0)
     expect_range("market.lot_multiplier", market.lot_multiplier, 1, 2**20)
+    if market.horizon not in ("continuing", "terminal"):
+        raise ValueError(
+            f"market.horizon: got {market.horizon!r}; {nearest(market.horizon, ['continuing', 'terminal'])}"
+        )
     for role in market.roles:
+        if role.learned and not market.indicators and any(isinstance(block, Indicators) for block in role.observations):
+            raise ValueError(
+                f"roles.{role.name}.observations: 'indicators' needs market.indicators, which is empty; "
+                "remove the block or add an indicator"
+            )
         role.validate()
         _validate_horizon(market, role)
     for indicator in market.indicators:
@@ -82,6 +88,20 @@ def _validate(market: MarketParams) -> None:
     market.financing.validate()
     market.process.validate(int(market.episode_length), window_rows(market))
     _validate_money(market)
+
+
+def _validate_per_asset(market: MarketParams) -> None:
+    """One number for all assets, or one for each."""
+    n_assets = len(market.process.asset_names)
+    parts = market.replace(warm_carries=None, financing=None, indicators=())
+    if getattr(parts.process, "recording", None) is not None:
+        parts = parts.replace(process=parts.process.replace(recording=None))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(parts)):
+        if leaf.shape not in ((), (n_assets,)):
+            raise ValueError(
+                f"market{jax.tree_util.keystr(path)}: {leaf.shape[0]} numbers for {n_assets} assets; "
+                "give one number for all, or one for each"
+            )
 
 
 def _validate_horizon(market: MarketParams, role: Role) -> None:
@@ -96,9 +116,9 @@ def _validate_horizon(market: MarketParams, role: Role) -> None:
 def _validate_money(market: MarketParams) -> None:
     """Exact integers must have room: lots in 32 bits over all agents, cash in 62 bits."""
     most = sum(role.count * int(role.limits.max_position_lots) for role in market.roles)
-    if most >= 2**31:
+    if most >= 2**30:  # an order may turn a position around: twice as many lots
         raise ValueError(
-            f"limits.max_position_lots: over all agents up to {most} lots of an asset, allowed are {2**31 - 1}; "
+            f"limits.max_position_lots: over all agents up to {most} lots of an asset, allowed are {2**30 - 1}; "
             "lower max_position_lots or the number of agents"
         )
     multiplier = int(np.max(np.asarray(market.lot_multiplier)))
@@ -107,7 +127,7 @@ def _validate_money(market: MarketParams) -> None:
             f"market.lot_multiplier: {most} lots at {MAX_TICKS} ticks times {multiplier} exceed {MAX_QUANTA} quanta; "
             "lower lot_multiplier or limits.max_position_lots"
         )
-    cash = sum(role.count * float(role.cash) for role in market.roles) * quanta_per_unit(market)
+    cash = sum(role.count * float(role.cash) for role in market.roles) * market.quanta_per_unit
     if cash >= MAX_QUANTA:
         raise ValueError(
             f"roles.cash: {cash:g} quanta in all, allowed are {MAX_QUANTA}; use coarser ticks or less cash"

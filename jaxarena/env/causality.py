@@ -39,8 +39,6 @@ def assert_causal(env: MarketEnv, params: MarketParams, key: jax.Array, steps: i
     same, other = (_with_future(env, params, key, at, spread) for spread in (0.0, 0.02))
     first = run(env, same, key, jnp.uint32(0), steps, at)
     second = run(env, other, key, jnp.uint32(1), steps, at)
-    if jax.tree.structure(first) != jax.tree.structure(second):
-        raise AssertionError("the perturbed market has another structure")
     changed = False
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
         different = ~np.all(_equal(a, b).reshape(steps, -1), axis=1)
@@ -99,4 +97,6 @@ def _with_future(env: MarketEnv, params: MarketParams, key: jax.Array, at: int, 
 
 def _equal(a: jax.Array, b: jax.Array) -> np.ndarray:
     x, y = np.asarray(a), np.asarray(b)
-    return np.asarray((x == y) | ((x != x) & (y != y)))
+    if np.issubdtype(x.dtype, np.floating):
+        return np.asarray((x == y) | (np.isnan(x) & np.isnan(y)))
+    return np.asarray(x == y)

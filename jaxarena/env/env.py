@@ -14,12 +14,12 @@ from jaxarena.core.draws import fold_in
 from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Space
-from jaxarena.core.tree import Record, where
+from jaxarena.core.tree import where
 from jaxarena.core.types import Bar, Orders, Quote
 from jaxarena.env import build, observations, settlement
 from jaxarena.env.rewards import Transition
 from jaxarena.env.roles import Role
-from jaxarena.env.state import Accounts, EpisodeStatistics, MarketParams, MarketState
+from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState
 from jaxarena.market import ledger as ledgers
 from jaxarena.market import margin
 from jaxarena.market.indicators import Window, update_all
@@ -29,14 +29,6 @@ from jaxarena.market.views import AccountView, MarketView
 Dict = dict[str, jax.Array]
 Transitioned = tuple[MarketState, Dict, Dict, Dict, dict[str, Any]]
 Step = tuple[Dict, MarketState, Dict, Dict, Dict, dict[str, Any]]
-
-
-class Decision(Record):
-    """Orders of all agents, and what had to be done to them."""
-
-    lots: jax.Array  # [N, A] int32
-    called: jax.Array  # [N] bool, whether a margin call replaced the agent's own orders
-    actions_clipped: jax.Array  # [N] int32 entries masked or clipped
 
 
 class MarketEnv:
@@ -230,9 +222,9 @@ class MarketEnv:
 
     def _clear(
         self, key: jax.Array, state: MarketState, decision: Decision, quote: Quote, params: MarketParams
-    ) -> settlement.Cleared:
+    ) -> Cleared:
         """Trim orders to what accounts can carry at the worst price, and match what is left."""
-        tick_value = params.lot_multiplier
+        tick_value = params.tick_value
         prices = params.mechanism.price_range(state.mechanism, decision.lots, quote)
         lowest, mid, highest = (price * tick_value for price in prices)
         agents = state.ledger.agents
@@ -243,14 +235,14 @@ class MarketEnv:
             highest=highest,
             lowest=lowest,
             fee_rate=fee_rate,
-            fixed_fee=fixed_fee * build.quanta_per_unit(params),
+            fixed_fee=fixed_fee * params.quanta_per_unit,
             positions=agents.lots,
         )
         lots = once(margin.trim(decision.lots, exposure, self._limits(params)))
         orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
         mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
         trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
-        return once(settlement.Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed))
+        return once(Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed))
 
     def _settle(
         self,
@@ -258,13 +250,13 @@ class MarketEnv:
         decision: Decision,
         process: Any,
         quote: Quote,
-        cleared: settlement.Cleared,
+        cleared: Cleared,
         params: MarketParams,
     ) -> tuple[MarketState, Transition]:
         """Move cash and lots, charge what is owed, mark at bar t+1, bury the bankrupt."""
         limits = self._limits(params)
         book, cost = settlement.book(state.ledger, decision.called, quote, cleared, limits, params)
-        mid = params.mechanism.mid(cleared.mechanism, quote) * params.lot_multiplier
+        mid = params.mechanism.mid(cleared.mechanism, quote) * params.tick_value
         book, cost, mid = once((book, cost, mid))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
         window = state.window.push(cleared.bar)
@@ -293,7 +285,7 @@ class MarketEnv:
         before: MarketState,
         state: MarketState,
         decision: Decision,
-        cleared: settlement.Cleared,
+        cleared: Cleared,
         transition: Transition,
         params: MarketParams,
     ) -> Transitioned:
@@ -357,13 +349,15 @@ class MarketEnv:
         n, n_assets = self.total_agents, bar.close.size
         quote = self._quote(process, bar.close, bar, params)
         mechanism = params.mechanism.init(n_assets)
-        mid = params.mechanism.mid(mechanism, quote) * params.lot_multiplier
+        mid = params.mechanism.mid(mechanism, quote) * params.tick_value
         book = settlement.endow(params)
-        equity = settlement.equity_mid(book, mid, quote, params)
+        at_mid = settlement.equity_mid(book, mid, quote, params)
+        closing = params.mechanism.closing_prices(mechanism, book.agents.lots, quote) * params.tick_value
+        equity = at_mid + total(book.agents.lots * (closing - mid), 1)
         nothing = jnp.zeros(n)
         accounts = Accounts(
             equity=equity,
-            equity_mid=equity,
+            equity_mid=at_mid,
             gross=total(jnp.abs(book.agents.lots) * mid, 1),
             initial_equity=equity,
             peak_equity=equity,

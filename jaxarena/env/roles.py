@@ -1,5 +1,7 @@
 """Roles: who takes part in a market, what they may do, see and want."""
 
+import numpy as np
+
 from jaxarena.agents import Learned, Strategy
 from jaxarena.core.checks import expect_range
 from jaxarena.core.tree import Record, static
@@ -39,7 +41,10 @@ class Role(Record):
             raise ValueError(f"{where}: a role's name must be letters, digits and underscores, got {self.name!r}")
         expect_range(f"{where}.count", self.count, 1, 100_000)
         expect_range(f"{where}.cash", self.cash, 0.0, 1e12)
-        expect_range(f"{where}.lots", self.lots, -(2**30), 2**30)
+        expect_range(f"{where}.lots", self.lots, 0, 2**30, "an agent cannot start with borrowed lots")
+        if self.cash == 0.0 and not np.any(self.lots):
+            raise ValueError(f"{where}.cash: an agent without cash or lots has nothing to trade with; give it some")
         self.limits.validate(f"{where}.limits")
+        self.action.validate(f"{where}.action")
         if self.learned and not (self.observations and self.rewards):
             raise ValueError(f"{where}: a learned role needs at least one observation block and one reward term")

@@ -4,36 +4,20 @@ Belongs here: how the modules of `jaxarena.market` are combined in the settle st
 here: when it runs (`env`).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxarena.core.money import Money
 from jaxarena.core.reduce import fold, total
-from jaxarena.core.tree import Record
-from jaxarena.core.types import Bar, Fills, Orders, Quote
-from jaxarena.env.build import quanta_per_unit
+from jaxarena.core.types import Bar, Orders, Quote
 from jaxarena.env.rewards import EQUITY_FLOOR, Transition
-from jaxarena.env.state import Accounts, EpisodeStatistics, MarketParams, MarketState
+from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState
 from jaxarena.market import ledger as ledgers
 from jaxarena.market.costs import BPS
 from jaxarena.market.ledger import Ledger
 from jaxarena.market.margin import RiskLimits
-from jaxarena.market.mechanism import MechanismState
-
-if TYPE_CHECKING:
-    from jaxarena.env.env import Decision
-
-
-class Cleared(Record):
-    """What the clear stage hands on."""
-
-    mechanism: MechanismState
-    fills: Fills
-    bar: Bar  # as traded
-    mid: jax.Array  # [A] float32 quanta per lot at the moment of the fill, before it
-    orders_trimmed: jax.Array  # [N] int32
 
 
 def endow(params: MarketParams) -> Ledger:
@@ -41,7 +25,7 @@ def endow(params: MarketParams) -> Ledger:
     n_assets = len(params.process.asset_names)
     cash = jnp.concatenate([jnp.full((role.count,), role.cash, jnp.float32) for role in params.roles])
     lots = [jnp.broadcast_to(jnp.asarray(role.lots, jnp.int32), (role.count, n_assets)) for role in params.roles]
-    return ledgers.open_accounts(Money.of_float(cash, quanta_per_unit(params)), jnp.concatenate(lots))
+    return ledgers.open_accounts(Money.of_float(cash, params.quanta_per_unit), jnp.concatenate(lots))
 
 
 def book(
@@ -57,12 +41,12 @@ def book(
     notional = fills.cash.abs()
     ledger = ledgers.settle_trades(ledger, fills)
 
-    fees = params.costs.fee(notional, lots, quanta_per_unit(params)).sum(1)
+    fees = params.costs.fee(notional, lots, params.quanta_per_unit).sum(1)
     penalty_rate = jnp.asarray(limits.liquidation_penalty_bps) * jnp.float32(BPS)
     penalties = notional.sum(1).scale_up(penalty_rate).masked(called)
     ledger = ledgers.pay(ledger, fees + penalties, to="exchange")
 
-    values = Money.of_lots(quote.bar.close, ledger.agents.lots, params.lot_multiplier)
+    values = Money.of_lots(quote.bar.close, ledger.agents.lots, params.tick_value)
     dt_years = 1.0 / jnp.asarray(params.process.steps_per_year, jnp.float32)
     interest = params.financing.charge(ledger.agents.cash, values.negative_part().sum(1), dt_years)
     ledger = ledgers.pay(ledger, interest, to="lender")
@@ -78,9 +62,9 @@ def book(
 def equity_mid(ledger: Ledger, mid: jax.Array, quote: Quote, params: MarketParams) -> jax.Array:
     """Equity at the mid, `[N]` float32: exact at the exogenous close, plus what the agents' flow has moved it."""
     agents = ledger.agents
-    close_value = Money.of_lots(quote.bar.close, agents.lots, params.lot_multiplier)
+    close_value = Money.of_lots(quote.bar.close, agents.lots, params.tick_value)
     exact = agents.cash + close_value.sum(1)
-    moved = mid - quote.bar.close * params.lot_multiplier
+    moved = mid - quote.bar.close.astype(jnp.float32) * params.tick_value  # in float32: int32 would overflow
     return exact.to_float() + total(agents.lots * moved, 1)
 
 
@@ -101,7 +85,7 @@ def mark(
     """
     positions = ledger.agents.lots
     at_mid = equity_mid(ledger, mid, quote, params)
-    closing = params.mechanism.closing_prices(cleared.mechanism, positions, quote) * params.lot_multiplier
+    closing = params.mechanism.closing_prices(cleared.mechanism, positions, quote) * params.tick_value
     equity = at_mid + total(positions * (closing - mid), 1)
     gross = total(jnp.abs(positions) * mid, 1)
     initial = before.initial_equity
@@ -147,8 +131,8 @@ def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.
     bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
     quote = Quote(previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility)
     orders = Orders(lots=-agents.lots[..., None], limit_ticks=jnp.zeros_like(agents.lots)[..., None])
-    _, fills, _ = params.mechanism.clear(key, state.mechanism, orders, quote, params.lot_multiplier)
-    fees = params.costs.fee(fills.cash.abs(), agents.lots, quanta_per_unit(params)).sum(1)
+    _, fills, _ = params.mechanism.clear(key, state.mechanism, orders, quote, params.tick_value)
+    fees = params.costs.fee(fills.cash.abs(), agents.lots, params.quanta_per_unit).sum(1)
     return (agents.cash + fills.cash.sum(1) - fees).to_float()
 
 
@@ -164,7 +148,7 @@ def accumulate(
     )
 
 
-def report(state: MarketState, decision: "Decision", cleared: Cleared) -> dict[str, Any]:
+def report(state: MarketState, decision: Decision, cleared: Cleared) -> dict[str, Any]:
     """What a step tells besides observations and rewards, over all `N` agents.
 
     Equities are float32 quanta: `equity` is marked net of the cost of closing alone; counts are int32.

@@ -3,8 +3,10 @@
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from jaxarena.core.tree import Record, static
+from jaxarena.core.types import Bar, Fills
 from jaxarena.env.roles import Role
 from jaxarena.market.costs import CostModel, Financing, ProportionalFees
 from jaxarena.market.dealer import Dealer
@@ -33,6 +35,16 @@ class MarketParams(Record):
     flow_memory: float = 0.8  # share of the flow observation that survives a step
     risk_memory: float = 0.94  # of each agent's variance of returns, as in RiskMetrics (1996)
     warm_carries: tuple[Any, ...] | None = None  # of the indicators after each recorded bar; made by `build`
+
+    @property
+    def tick_value(self) -> jax.Array:
+        """Quanta per tick and lot, `[]` or `[A]` int32."""
+        return jnp.asarray(self.lot_multiplier)
+
+    @property
+    def quanta_per_unit(self) -> int:
+        """Quanta in one unit of currency: a quantum is what one tick of one lot is worth at multiplier 1."""
+        return round(1.0 / self.process.tick_size)
 
 
 class Accounts(Record):
@@ -71,3 +83,21 @@ class MarketState(Record):
     ledger: Ledger
     accounts: Accounts
     statistics: EpisodeStatistics
+
+
+class Decision(Record):
+    """Orders of all agents, and what had to be done to them."""
+
+    lots: jax.Array  # [N, A] int32
+    called: jax.Array  # [N] bool, whether a margin call replaced the agent's own orders
+    actions_clipped: jax.Array  # [N] int32 entries masked or clipped
+
+
+class Cleared(Record):
+    """What the clear stage hands on."""
+
+    mechanism: MechanismState
+    fills: Fills
+    bar: Bar  # as traded
+    mid: jax.Array  # [A] float32 quanta per lot at the moment of the fill, before it
+    orders_trimmed: jax.Array  # [N] int32

@@ -18,7 +18,6 @@ from jaxarena.agents import Strategy
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.tree import as_arrays
 from jaxarena.env.actions import TradeFraction
-from jaxarena.env.build import quanta_per_unit
 from jaxarena.env.env import MarketEnv
 from jaxarena.env.observations import Portfolio, TimeLeft
 from jaxarena.env.roles import Role
@@ -123,7 +122,7 @@ def evaluate(
     """
     world = load_world(config, split).with_whole_split()
     judge = config.evaluation
-    scale = float(quanta_per_unit(world.market))
+    scale = float(world.market.quanta_per_unit)
     env, params = MarketEnv.build(_with_roles(world.market, world.market.roles))
     learned = jax.jit(lambda policies, params: _play_seeds(config, ppo, env, params, policies))(policies, params)
     played = jax.tree.map(np.asarray, learned)

@@ -1,0 +1,1 @@
+"""What happens in a market: prices, orders, fills, books, margin."""

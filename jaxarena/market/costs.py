@@ -22,7 +22,7 @@ class CostModel(Component, family="cost"):
     """Fees of the exchange on each fill."""
 
     @abstractmethod
-    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: jax.Array) -> Money:
+    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
         """Fee of each fill.
 
         Args:
@@ -36,7 +36,7 @@ class CostModel(Component, family="cost"):
 
     @abstractmethod
     def bound(self) -> tuple[jax.Array, jax.Array]:
-        """Rates that no fee exceeds: a fraction of the notional (`[]` or `[A]`) and units of currency per fill (`[]`)."""
+        """Rates that no fee exceeds: a fraction of the notional, `[]` or `[A]`, and units of currency per fill."""
 
     def validate(self) -> None:
         """Raise ValueError for parameters without economic meaning. Host only."""
@@ -48,7 +48,7 @@ class ProportionalFees(CostModel):
     fee_bps: PerAsset = 1.0
     fixed_fee: float = 0.0  # units of currency per fill
 
-    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: jax.Array) -> Money:
+    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
         """See `CostModel.fee`."""
         fixed = Money.of_float(jnp.asarray(self.fixed_fee), quanta_per_unit)
         return (notional.scale_up(jnp.asarray(self.fee_bps) * jnp.float32(BPS)) + fixed).masked(lots != 0)

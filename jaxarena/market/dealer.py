@@ -12,8 +12,9 @@ from jaxarena.core.tree import Record, static
 from jaxarena.core.types import Bar, Fills, Orders, Quote
 from jaxarena.market.costs import BPS, Impact, LinearImpact, PerAsset
 from jaxarena.market.mechanism import Mechanism
+from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 
-#: The lasting move of the price is kept inside these fractions; `validate` in the env keeps markets far from them.
+#: The lasting move of the price is kept inside these fractions, so that a crash leaves a price.
 LOWEST_MOVE, HIGHEST_MOVE = -0.9, 9.0
 
 
@@ -32,8 +33,8 @@ class Dealer(Mechanism):
     with `x` the net flow of all agents over the market's depth and `move` the permanent and transient
     moves before the fill. The exact part `q * p` is an integer; the rest is charged as money, rounded up
     against the agent, so spreads finer than a tick are kept. The permanent move is a function of the
-    dealer's exact net inventory: buying and selling back leaves nothing behind. Market orders only;
-    limit orders are rejected and counted.
+    dealer's exact net inventory: buying and selling back leaves nothing behind. However hard it presses, a
+    seller never pays to sell. Market orders only; limit orders are rejected and counted.
     """
 
     half_spread_bps: PerAsset = 1.0
@@ -54,7 +55,7 @@ class Dealer(Mechanism):
         flow = total(lots, 0)  # [A]
         rate = self._move(state, quote) + self.impact.fill_move(flow / quote.depth_lots, quote.volatility)
         exact = Money.of_lots(self._fill_ticks(quote), lots, tick_value)
-        paid = exact + exact.scale_up(rate + jnp.sign(lots) * self._half_spread)
+        paid = exact + exact.scale_up(jnp.maximum(rate + jnp.sign(lots) * self._half_spread, -1.0))
         fills = Fills(
             bought=jnp.maximum(lots, 0),
             sold=jnp.maximum(-lots, 0),
@@ -73,7 +74,7 @@ class Dealer(Mechanism):
         buying = self.impact.fill_move(total(jnp.maximum(lots, 0), 0) / quote.depth_lots, quote.volatility)
         half_spread = self._half_spread
         return (
-            price * (1.0 + move + selling - half_spread),
+            price * jnp.maximum(1.0 + move + selling - half_spread, 0.0),
             price * (1.0 + move),
             price * (1.0 + move + buying + half_spread),
         )
@@ -85,7 +86,8 @@ class Dealer(Mechanism):
     def closing_prices(self, state: DealerState, lots: jax.Array, quote: Quote) -> jax.Array:
         """See `Mechanism.closing_prices`."""
         own = self.impact.fill_move(-lots / quote.depth_lots, quote.volatility)
-        return quote.bar.close * (1.0 + self._move(state, quote) + own - jnp.sign(lots) * self._half_spread)
+        rate = 1.0 + self._move(state, quote) + own - jnp.sign(lots) * self._half_spread
+        return quote.bar.close * jnp.maximum(rate, 0.0)
 
     def validate(self) -> None:
         """See `Mechanism.validate`."""
@@ -120,7 +122,7 @@ class Dealer(Mechanism):
         old, new, bar = 1.0 + self._move(before, quote), 1.0 + self._move(after, quote), quote.bar
 
         def ticks(price: jax.Array) -> jax.Array:
-            return jnp.maximum(jnp.round(price), 1.0).astype(jnp.int32)
+            return jnp.clip(jnp.round(price), MIN_TICKS, MAX_TICKS).astype(jnp.int32)
 
         return Bar(
             open=ticks(bar.open * old),

@@ -67,7 +67,7 @@ class HistoricalReplay(Process):
         Raises:
             ValueError: prices that do not fit the ticks.
         """
-        per_unit = self.ticks_per_unit or 10 ** int(np.ceil(4 - np.log10(low.min())))
+        per_unit = self.ticks_per_unit or 10 ** max(int(np.ceil(4 - np.log10(low.min()))), 0)
         ticks = np.round(np.stack([open_, high, low, close], axis=1) * per_unit)
         if ticks.min() < 1 or ticks.max() > MAX_TICKS:
             raise ValueError(
@@ -99,7 +99,7 @@ class HistoricalReplay(Process):
         """See `Process.steps_per_year`."""
         return self.periods_per_year
 
-    def init(self, key: jax.Array, horizon: jax.Array) -> tuple[ReplayState, Bar]:
+    def init(self, key: jax.Array, horizon: int | jax.Array) -> tuple[ReplayState, Bar]:
         """Draw a start with `liquidity_window` bars before it and `horizon` bars after it."""
         first = self.liquidity_window
         starts = jnp.maximum(self._recorded.ticks.shape[0] - horizon - first, 1)

@@ -3,9 +3,9 @@
 Five kinds of account: the agents, the exchange (fees), the lender (interest, deficits), the issuer
 (minus the endowments) and the dealer (the other side of trades with the outside market). Every
 transfer writes both of its legs; no balance is derived from the others. The totals of cash and of
-each asset over all accounts are therefore identically zero, which `audit` checks to the unit. What enters both legs of a transfer goes through `once`: evaluated
-twice, an amount that came from floating point could differ between the legs.
-Belongs here: moving money and lots. Does not belong here: how much is owed (`costs`, `margin`) and
+each asset over all accounts are therefore identically zero, which `audit` checks to the unit. What
+enters both legs goes through `once`: evaluated twice, an amount that came from floating point could
+differ between them. Belongs here: moving money and lots. Does not belong here: how much is owed (`costs`, `margin`) and
 who trades (`mechanism`).
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxarena.core.checks import expect_range
 from jaxarena.core.component import Component
@@ -49,7 +50,7 @@ class Process(Component, family="process"):
         """Steps in one year, for annual rates."""
 
     @abstractmethod
-    def init(self, key: jax.Array, horizon: jax.Array) -> tuple[ProcessState, Bar]:
+    def init(self, key: jax.Array, horizon: int | jax.Array) -> tuple[ProcessState, Bar]:
         """Draw the world of one episode of `horizon` steps. key: consumed. Cost does not grow with the horizon.
 
         Returns:
@@ -177,7 +178,7 @@ class Gbm(_Synthetic):
     drift: PerAsset = 0.05  # per year
     market_loading: PerAsset = 0.5  # correlation of each asset with the common factor
 
-    def init(self, key: jax.Array, horizon: jax.Array) -> tuple[_LogPriceState, Bar]:
+    def init(self, key: jax.Array, horizon: int | jax.Array) -> tuple[_LogPriceState, Bar]:
         """See `Process.init`."""
         return self._first(jnp.zeros(self.n_assets, jnp.float32))
 
@@ -210,7 +211,7 @@ class PlantedSignal(_Synthetic):
 
     strength: float = 0.005  # announced part of the return per step
 
-    def init(self, key: jax.Array, horizon: jax.Array) -> tuple[_LogPriceState, Bar]:
+    def init(self, key: jax.Array, horizon: int | jax.Array) -> tuple[_LogPriceState, Bar]:
         """See `Process.init`."""
         return self._first(_random_signs(uniforms(key, (self.n_assets,))))
 
@@ -230,6 +231,8 @@ class PlantedSignal(_Synthetic):
         """See `Process.validate`."""
         super().validate(horizon, lookback)
         expect_range("process.strength", self.strength, 0.0, 0.2)
+        per_step = np.asarray(self.volatility, np.float64) / np.sqrt(self.periods_per_year)
+        expect_range("process.volatility per step", per_step, 0.0, 0.19, "a return must stay above -100 %")
 
 
 def _random_signs(uniform: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """The contract of the environment, on every preset."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -69,7 +70,7 @@ def test_layout_covers_the_observation(market):
     for role in env.learned_roles:
         slices = list(env.observation_layout(role).values())
         assert slices[0].start == 0
-        assert all(a.stop == b.start for a, b in zip(slices, slices[1:], strict=False))
+        assert all(a.stop == b.start for a, b in itertools.pairwise(slices))
         assert slices[-1].stop == env.observation_space(role, params).size
 
 
@@ -186,7 +187,9 @@ def test_scanned_steps_equal_called_steps_bit_for_bit(market):
     for t in range(LENGTH + 2):
         carry, reward = one(carry, jnp.uint32(t))
         called.append(reward)
-    scanned_carry, scanned = jax.jit(lambda c: jax.lax.scan(advance, c, jnp.arange(LENGTH + 2, dtype=jnp.uint32)))(start)
+    scanned_carry, scanned = jax.jit(lambda c: jax.lax.scan(advance, c, jnp.arange(LENGTH + 2, dtype=jnp.uint32)))(
+        start
+    )
     chex.assert_trees_all_equal(scanned, jax.tree.map(lambda *rows: jnp.stack(rows), *called))
     chex.assert_trees_all_equal(scanned_carry.market.ledger, carry.market.ledger)
 
@@ -213,7 +216,9 @@ def test_a_population_of_markets_differs_by_its_parameters():
     env, params = jaxarena.make("StockReplay-v0")
     axes = env.params_axes(params)
     spreads = jnp.array([0.0, 50.0])
-    population = jax.tree.map(lambda axis, x: x if axis is None else jnp.stack([x, x]), axes, params, is_leaf=lambda x: x is None)
+    population = jax.tree.map(
+        lambda axis, x: x if axis is None else jnp.stack([x, x]), axes, params, is_leaf=lambda x: x is None
+    )
     population = population.replace(mechanism=population.mechanism.replace(half_spread_bps=spreads))
     assert population.process.recording.ticks.shape == params.process.recording.ticks.shape
     _, state = env.reset(jax.random.key(0), params)
@@ -225,7 +230,7 @@ def test_a_population_of_markets_differs_by_its_parameters():
 
 
 def test_building_without_a_learned_role_is_refused():
-    env, params = jaxarena.make("Gbm-v0")
+    env, _params = jaxarena.make("Gbm-v0")
     from jaxarena.agents import Hold
 
     with pytest.raises(ValueError, match="at least one role must be learned"):

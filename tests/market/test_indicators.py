@@ -12,7 +12,7 @@ import yaml
 
 from jaxarena.core.types import Bar
 from jaxarena.market import indicators as ind
-from jaxarena.market.indicators import rows
+from jaxarena.core import reduce as rows
 from tests.reference import indicators as reference
 
 MEMBERS = {kind: member() for kind, member in sorted(ind.Indicator.members.items())}
