@@ -26,9 +26,10 @@ from jaxarena.market.indicators import Window, update_all
 from jaxarena.market.processes import Process
 from jaxarena.market.views import AccountView, MarketView
 
-Dict = dict[str, jax.Array]
-Transitioned = tuple[MarketState, Dict, Dict, Dict, dict[str, Any]]
-Step = tuple[Dict, MarketState, Dict, Dict, Dict, dict[str, Any]]
+#: An array for each learned role.
+ByRole = dict[str, jax.Array]
+Transitioned = tuple[MarketState, ByRole, ByRole, ByRole, dict[str, Any]]
+Step = tuple[ByRole, MarketState, ByRole, ByRole, ByRole, dict[str, Any]]
 
 
 class MarketEnv:
@@ -55,8 +56,6 @@ class MarketEnv:
         env = MarketEnv(params)
         jax.eval_shape(env.reset, jax.random.key(0), params)
         return env, params
-
-    # -- what there is ------------------------------------------------------------------------------
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -108,7 +107,7 @@ class MarketEnv:
             start += size
         return layout
 
-    def sample_actions(self, key: jax.Array, params: MarketParams | None = None) -> Dict:
+    def sample_actions(self, key: jax.Array, params: MarketParams | None = None) -> ByRole:
         """Random valid actions of all learned roles of one market. key: consumed."""
         return {
             name: self.action_space(name).sample(fold_in(key, i), (self.num_agents(name),))
@@ -127,9 +126,7 @@ class MarketEnv:
             process = process.replace(recording=None)
         return axes.replace(process=process, warm_carries=None)
 
-    # -- the contract -------------------------------------------------------------------------------
-
-    def reset(self, key: jax.Array, params: MarketParams) -> tuple[Dict, MarketState]:
+    def reset(self, key: jax.Array, params: MarketParams) -> tuple[ByRole, MarketState]:
         """Start an episode. key: consumed. Cost: O(agents * assets), whatever the horizon.
 
         Returns:
@@ -138,7 +135,7 @@ class MarketEnv:
         state = once(self.first_state(key, params))
         return self.observe(state, params), state
 
-    def step(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Step:
+    def step(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Step:
         """`step_env`, and a new episode when the old one is over. Only `terminated` zeroes the bootstrap.
 
         Returns:
@@ -151,7 +148,7 @@ class MarketEnv:
         obs, state = where(info["reset"], (fresh_obs, fresh), (obs, state))
         return obs, state, reward, terminated, truncated, info
 
-    def step_env(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Step:
+    def step_env(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Step:
         """Advance one market by one bar, without auto-reset.
 
         Args:
@@ -172,9 +169,7 @@ class MarketEnv:
         reward, terminated, truncated, info = outcome
         return self.observe(state, params), state, reward, terminated, truncated, info
 
-    # -- stages -------------------------------------------------------------------------------------
-
-    def transition(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Transitioned:
+    def transition(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Transitioned:
         """`step_env` without observations: decide, advance, clear, settle."""
         decision = self.decide(fold_in(key, 0), state, action, params)
         process, quote = self._advance(fold_in(key, 1), state, params)
@@ -182,7 +177,7 @@ class MarketEnv:
         after, transition = self._settle(state, decision, process, quote, cleared, params)
         return self._outcome(state, after, decision, cleared, transition, params)
 
-    def observe(self, state: MarketState, params: MarketParams) -> Dict:
+    def observe(self, state: MarketState, params: MarketParams) -> ByRole:
         """What the learned agents see now, `[N_role, D_role]` float32 per role."""
         market = self.market_view(state, params)
         return {
@@ -191,7 +186,7 @@ class MarketEnv:
             if role.learned
         }
 
-    def decide(self, key: jax.Array, state: MarketState, action: Dict, params: MarketParams) -> Decision:
+    def decide(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Decision:
         """What every agent wants to trade, seeing bar t: learners, strategies, and margin calls over both."""
         market = self.market_view(state, params)
         lots, clipped = [], []
@@ -311,8 +306,6 @@ class MarketEnv:
         by_role = [self._by_role(array, params) for array in (reward, terminated, truncated)]
         return state, by_role[0], by_role[1], by_role[2], info
 
-    # -- views --------------------------------------------------------------------------------------
-
     def market_view(self, state: MarketState, params: MarketParams) -> MarketView:
         """What everybody sees now."""
         announces = type(params.process).signal is not Process.signal
@@ -341,11 +334,9 @@ class MarketEnv:
         )
         return _rows(everybody, self.agent_slice(role))
 
-    # -- pieces -------------------------------------------------------------------------------------
-
     def first_state(self, key: jax.Array, params: MarketParams) -> MarketState:
         """The state at the start of an episode. key: consumed."""
-        process, bar = params.process.init(key, params.episode_length)
+        process, bar = once(params.process.init(key, params.episode_length))
         n, n_assets = self.total_agents, bar.close.size
         quote = self._quote(process, bar.close, bar, params)
         mechanism = params.mechanism.init(n_assets)
@@ -398,7 +389,7 @@ class MarketEnv:
     def _slices(self, params: MarketParams) -> list[tuple[Role, slice]]:
         return [(role, self.agent_slice(role.name)) for role in params.roles]
 
-    def _by_role(self, array: jax.Array, params: MarketParams) -> Dict:
+    def _by_role(self, array: jax.Array, params: MarketParams) -> ByRole:
         return {role.name: array[rows] for role, rows in self._slices(params) if role.learned}
 
     def _action_shape(self, role: Role) -> tuple[int, ...]:

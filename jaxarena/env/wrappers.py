@@ -13,7 +13,7 @@ from jaxarena.core.batching import vmap_last
 from jaxarena.core.draws import fold_in
 from jaxarena.core.once import once
 from jaxarena.core.tree import Record
-from jaxarena.env.env import Dict, MarketEnv
+from jaxarena.env.env import ByRole, MarketEnv
 from jaxarena.env.state import MarketParams, MarketState
 
 
@@ -39,7 +39,7 @@ class Markets:
             raise ValueError(f"num_markets: got {num_markets}, allowed are 1 or more")
         self.env, self.num_markets = env, num_markets
 
-    def reset(self, key: jax.Array, params: MarketParams) -> tuple[Dict, MarketsState]:
+    def reset(self, key: jax.Array, params: MarketParams) -> tuple[ByRole, MarketsState]:
         """Start every market's first episode. key: kept as the base of all random streams.
 
         Returns:
@@ -51,8 +51,8 @@ class Markets:
         return self._observe(once(state.market), params), state
 
     def step(
-        self, state: MarketsState, action: Dict, params: MarketParams
-    ) -> tuple[Dict, MarketsState, Dict, Dict, Dict, dict[str, Any]]:
+        self, state: MarketsState, action: ByRole, params: MarketParams
+    ) -> tuple[ByRole, MarketsState, ByRole, ByRole, ByRole, dict[str, Any]]:
         """Step every market; those whose episode ended start the next one.
 
         Args:
@@ -72,7 +72,7 @@ class Markets:
         info["final_observation"] = jax.lax.cond(over.any(), lambda: self._observe(market, params), lambda: obs)
         return obs, after, reward, terminated, truncated, info
 
-    def sample_actions(self, key: jax.Array) -> Dict:
+    def sample_actions(self, key: jax.Array) -> ByRole:
         """Random valid actions of all learned roles, `[N_role, ..., E]`. key: consumed."""
         actions = {}
         for index, name in enumerate(self.env.learned_roles):
@@ -81,7 +81,7 @@ class Markets:
             actions[name] = jnp.moveaxis(sample, 0, -1)
         return actions
 
-    def _observe(self, market: MarketState, params: MarketParams) -> Dict:
+    def _observe(self, market: MarketState, params: MarketParams) -> ByRole:
         return vmap_last(self.env.observe, (True, False))(market, params)
 
     def _begin(self, keys: jax.Array, episode: jax.Array, params: MarketParams) -> MarketsState:
