@@ -5,7 +5,6 @@ itself in its family under `snake_case(name)`, and YAML reads `process: {kind: h
 A class outside the package is reached with `kind: "package.module:Class"`.
 """
 
-import dataclasses
 import importlib
 import inspect
 import re
@@ -74,7 +73,7 @@ class Component(Record):
         home = _FAMILIES[self.family].__module__.partition(".")[0]
         if type(self).__module__.partition(".")[0] != home or self.members.get(kind) is not type(self):
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in schema.settings(self)}
         return {"kind": kind} | {name: schema.encode(value) for name, value in fields.items()}
 
     @classmethod

@@ -75,7 +75,7 @@ def decode_fields(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: expected a mapping of the fields of {kind.__name__}, got {value!r}")
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    fields = {field.name: field for field in settings(kind)}
     for name in value:
         if name not in fields:
             raise ValueError(f"{where}: unknown key {name!r}; {nearest(name, fields)}")
@@ -86,12 +86,17 @@ def decode_fields(kind: type, value: Any, where: str) -> Any:
     return kind(**{name: decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
+def settings(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that a user may set: not those derived from others."""
+    return [field for field in dataclasses.fields(kind) if field.init and not field.metadata.get("derived")]
+
+
 def encode(value: Any) -> Any:
     """Plain data from which `decode` builds an equal value."""
     if hasattr(value, "encode") and not isinstance(value, str):
         return value.encode()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {field.name: encode(getattr(value, field.name)) for field in settings(value)}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

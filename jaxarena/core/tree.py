@@ -21,7 +21,12 @@ def static(*, default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
     return dataclasses.field(default=default, metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def derived(*, default: None) -> Any:
+    """A field that is made from others when a value is built: None until then, and never part of a config."""
+    return dataclasses.field(default=default, metadata={"derived": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, derived, dataclasses.field))
 class Record:
     """Base class: every subclass becomes a frozen dataclass and a pytree when it is defined.
 

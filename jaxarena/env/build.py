@@ -93,9 +93,8 @@ def _validate(market: MarketParams) -> None:
 def _validate_per_asset(market: MarketParams) -> None:
     """One number for all assets, or one for each."""
     n_assets = len(market.process.asset_names)
-    parts = market.replace(warm_carries=None, financing=None, indicators=())
-    if getattr(parts.process, "recording", None) is not None:
-        parts = parts.replace(process=parts.process.replace(recording=None))
+    process = market.process.without_bars()
+    parts = market.replace(process=process, warm_carries=None, financing=None, indicators=())
     for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(parts)):
         if leaf.shape not in ((), (n_assets,)):
             raise ValueError(

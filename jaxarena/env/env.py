@@ -121,10 +121,7 @@ class MarketEnv:
     def params_axes(self, params: MarketParams) -> MarketParams:
         """`in_axes` for `vmap` over a population of markets: 0 for every number, None for shared history."""
         axes = jax.tree.map(lambda _: 0, params)
-        process = axes.process
-        if getattr(process, "recording", None) is not None:
-            process = process.replace(recording=None)
-        return axes.replace(process=process, warm_carries=None)
+        return axes.replace(process=axes.process.without_bars(), warm_carries=None)
 
     def reset(self, key: jax.Array, params: MarketParams) -> tuple[ByRole, MarketState]:
         """Start an episode. key: consumed. Cost: O(agents * assets), whatever the horizon.

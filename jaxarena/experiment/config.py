@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jaxarena.market.history  # noqa: F401 - its process registers itself
 from jaxarena.agents import Strategy
 from jaxarena.core import schema
 from jaxarena.core.checks import expect_range

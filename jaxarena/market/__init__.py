@@ -1,1 +1,6 @@
-"""What happens in a market: prices, orders, fills, books, margin."""
+"""What happens in a market: prices, orders, fills, books, margin.
+
+Importing the package registers all components of this layer.
+"""
+
+from jaxarena.market import dealer, history, indicators  # noqa: F401

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxarena.core.draws import uniforms
-from jaxarena.core.tree import Record, static
+from jaxarena.core.tree import Record, derived, static
 from jaxarena.core.types import Bar
 from jaxarena.market.processes import MAX_TICKS, Liquidity, Process
 
@@ -42,7 +42,7 @@ class HistoricalReplay(Process):
     and constant within the episode, as lasting impact demands.
     """
 
-    recording: Recording | None = None  # filled by `with_bars`
+    recording: Recording | None = derived(default=None)  # filled by `with_bars`
     periods_per_year: float = 252.0
     liquidity_window: int = static(default=60)
     symbols: tuple[str, ...] = static(default=())
@@ -119,6 +119,10 @@ class HistoricalReplay(Process):
     def warm_bars(self) -> Bar | None:
         """See `Process.warm_bars`."""
         return self._recorded.rows()
+
+    def without_bars(self) -> "HistoricalReplay":
+        """See `Process.without_bars`."""
+        return self.replace(recording=None)
 
     def bar_index(self, state: ReplayState) -> jax.Array:
         """See `Process.bar_index`."""

@@ -73,6 +73,10 @@ class Process(Component, family="process"):
         """All bars, `[T, A]`, from which indicators can be warmed up before an episode; None when there are none."""
         return None
 
+    def without_bars(self) -> "Process":
+        """A copy that holds its parameters but not the bars, which all markets share."""
+        return self
+
     def bar_index(self, state: ProcessState) -> jax.Array:
         """The row of `warm_bars` that the state stands on."""
         raise ValueError(f"the process {self.kind()!r} has no recorded bars")

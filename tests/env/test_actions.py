@@ -1,0 +1,208 @@
+"""What each action map orders, against lots computed by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxarena.core.spaces import Box, Discrete, MultiDiscrete
+from jaxarena.env.actions import BuyHoldSell, TargetExposure, TargetWeights, TradeFraction
+from jaxarena.market.indicators import Window
+from jaxarena.market.margin import RiskLimits
+from jaxarena.market.views import AccountView, MarketView
+
+EQUITY = 10_000.0  # quanta
+
+
+def market(mid):
+    mid = jnp.asarray(mid, jnp.float32)
+    return MarketView(
+        window=Window(bars=jnp.ones((1, 5, mid.size)), count=jnp.int32(1)),
+        features=(),
+        mid=mid,
+        depth_lots=jnp.full(mid.shape, 1e6),
+        flow=jnp.zeros(mid.shape),
+        signal=None,
+        step=jnp.int32(3),
+        time_left=jnp.float32(0.5),
+    )
+
+
+def account(positions, equity=EQUITY, initial=EQUITY, **limits):
+    """One row per list of positions; all agents alike besides."""
+    positions = jnp.asarray(positions, jnp.int32)
+    n = positions.shape[0]
+
+    def full(value):
+        return jnp.full((n,), value, jnp.asarray(value).dtype)
+
+    numbers = {"max_leverage": 1.0, "allow_short": True} | limits
+    chosen = RiskLimits(**numbers)
+    return AccountView(
+        positions=positions,
+        cash=full(0.0),
+        equity=full(equity),
+        initial_equity=full(initial),
+        peak_equity=full(max(equity, initial)),
+        entry_price=jnp.ones(positions.shape, jnp.float32),
+        limits=RiskLimits(**{name: full(getattr(chosen, name)) for name in RiskLimits.__dataclass_fields__}),
+    )
+
+
+def lots(action_map, action, mid, who):
+    return np.asarray(action_map.lots(jnp.asarray(action), market(mid), who)).tolist()
+
+
+TWO = (100.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "leverage", "positions", "expected"),
+    [
+        ([0.5, 0.25], 1.0, [0, 0], [50, 50]),
+        ([0.5, 0.25], 1.0, [10, -20], [40, 70]),  # the difference to what is held
+        ([0.8, -0.8], 1.0, [0, 0], [50, -100]),  # sums to 1.6, scaled down to 1
+        ([0.8, -0.1], 1.0, [0, 0], [80, -20]),  # sums to 0.9, left alone
+        ([0.333, -0.333], 1.0, [0, 0], [33, -66]),  # rounded toward zero on both sides
+        ([0.5, 0.25], 2.0, [0, 0], [100, 100]),
+        ([0.5, 0.25], 9.0, [0, 0], [100, 100]),  # initial margin one half: a leverage of 2 at most
+        ([0.0, 0.0], 1.0, [7, -9], [-7, 9]),
+    ],
+)
+def test_target_weights(weights, leverage, positions, expected):
+    who = account([positions], max_leverage=leverage)
+    assert lots(TargetWeights(), [weights], TWO, who) == [expected]
+
+
+def test_target_weights_follow_todays_equity_and_stop_at_the_position_limit():
+    assert lots(TargetWeights(), [[1.0]], [100.0], account([[0]], equity=4_000.0)) == [[40]]
+    assert lots(TargetWeights(), [[1.0]], [100.0], account([[20]], max_position_lots=30)) == [[10]]
+    assert lots(TargetWeights(), [[-1.0]], [100.0], account([[20]], max_position_lots=30)) == [[-50]]
+
+
+def test_target_weights_of_three_assets_for_two_agents():
+    actions = np.array([[0.5, 0.25, -0.25], [1.0, 1.0, 1.0]], np.float32)
+    got = lots(TargetWeights(), actions, (100.0, 50.0, 10.0), account([[0, 0, 0], [5, 0, 0]]))
+    assert got == [[50, 50, -250], [33 - 5, 66, 333]]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "positions", "leverage", "expected"),
+    [
+        ([0.5, 0.5], [0, 0], 1.0, [25, 50]),  # half of 10,000, half of it for each asset
+        ([1.0, 1.0], [0, 0], 2.0, [100, 200]),
+        ([1.0, 0.0], [40, 0], 1.0, [30, 0]),  # 6,000 of room, half of it for each asset
+        ([-0.5, 0.0], [41, 0], 1.0, [-20, 0]),  # half of what is held
+        ([-1.0, 0.0], [40, 0], 1.0, [-40, 0]),
+        ([-0.5, -1.0], [0, 0], 1.0, [-25, -100]),  # not long: a short position of the room
+        ([0.0, 0.5], [0, -21], 1.0, [0, 10]),  # half of the short position is bought back
+        ([0.0, 1.0], [0, -20], 1.0, [0, 20]),
+        ([0.0, -1.0], [0, -20], 1.0, [0, -90]),  # adds to the short position: 9,000 of room
+        ([1.0, 1.0], [100, 20], 1.0, [0, 0]),  # over the limit: nothing may be opened
+        ([-0.1, 0.0], [150, 0], 1.0, [-15, 0]),  # but positions may still be reduced
+    ],
+)
+def test_trade_fraction(fraction, positions, leverage, expected):
+    who = account([positions], max_leverage=leverage)
+    assert lots(TradeFraction(), [fraction], TWO, who) == [expected]
+
+
+def test_trade_fraction_of_one_and_of_three_assets():
+    assert lots(TradeFraction(), [[0.25]], [100.0], account([[0]])) == [[25]]
+    got = lots(TradeFraction(), [[0.6, -1.0, 0.0]], (100.0, 50.0, 10.0), account([[0, 10, 30]]))
+    room = EQUITY - 10 * 50.0 - 30 * 10.0
+    assert got == [[int(0.6 * room / 3 / 100.0), -10, 0]]
+
+
+def test_trade_fraction_of_an_account_under_water_opens_nothing():
+    assert lots(TradeFraction(), [[1.0]], [100.0], account([[0]], equity=-50.0)) == [[0]]
+
+
+@pytest.mark.parametrize(("levels", "choice", "fraction"), [(2, 0, -1.0), (2, 1, -0.5), (2, 2, 0.0), (2, 3, 0.5)])
+def test_buy_hold_sell_means_fractions(levels, choice, fraction):
+    held = account([[40, -20]])
+    expected = [-int(-fraction * 40), int(-fraction * -20)] if fraction < 0 else [0, 0]
+    room = (EQUITY - 40 * 100.0 - 20 * 50.0) / 2
+    if fraction > 0:
+        expected = [int(fraction * room / 100.0), int(fraction * 20)]
+    if fraction < 0:
+        expected = [int(fraction * 40), int(fraction * room / 50.0)]
+    assert lots(BuyHoldSell(levels=levels), [[choice, choice]], TWO, held) == [expected]
+
+
+def test_buy_hold_sell_levels():
+    assert BuyHoldSell(levels=3).space(2) == MultiDiscrete((7, 7))
+    got = [lots(BuyHoldSell(levels=4), [[choice]], [100.0], account([[0]]))[0][0] for choice in range(9)]
+    assert got == [-100, -75, -50, -25, 0, 25, 50, 75, 100]
+    with pytest.raises(ValueError, match=r"action\.levels"):
+        BuyHoldSell(levels=0).validate("action")
+
+
+@pytest.mark.parametrize(
+    ("basis", "equity", "expected"),
+    [
+        ("equity", EQUITY, [-100, 0, 100]),
+        ("equity", 5_000.0, [-50, 0, 50]),
+        ("initial_equity", 5_000.0, [-100, 0, 100]),
+        ("initial_equity", 20_000.0, [-100, 0, 100]),
+    ],
+)
+def test_target_exposure_of_both_bases(basis, equity, expected):
+    action_map = TargetExposure(n_levels=3, basis=basis)
+    assert action_map.space(1) == Discrete(3)
+    who = account([[0]] * 3, equity=equity)
+    assert lots(action_map, [0, 1, 2], [100.0], who) == [[n] for n in expected]
+
+
+def test_target_exposure_is_spread_equally_and_counts_what_is_held():
+    action_map = TargetExposure(n_levels=5, low=0.0, high=2.0)
+    who = account([[0, 0], [30, 10], [30, 10], [0, -10], [0, 0]])
+    exposures = [0.0, 0.5, 1.0, 1.5, 2.0]
+    expected = [[int(x * 50) - a, int(x * 100) - b] for x, (a, b) in zip(exposures, who.positions.tolist(), strict=True)]
+    assert lots(action_map, [0, 1, 2, 3, 4], TWO, who) == expected
+
+
+def test_target_exposure_of_three_assets():
+    got = lots(TargetExposure(n_levels=2), [0, 1], (100.0, 50.0, 10.0), account([[0, 0, 0]] * 2))
+    assert got == [[-33, -66, -333], [33, 66, 333]]
+
+
+# -- any action at all ------------------------------------------------------------------------------
+
+
+def decide(action_map, action, mid, who):
+    ordered, wrong = action_map.decide(jnp.asarray(action), market(mid), who)
+    assert ordered.dtype == wrong.dtype == jnp.int32
+    return np.asarray(ordered).tolist(), np.asarray(wrong).tolist()
+
+
+def test_numbers_that_are_not_finite_do_nothing_for_that_agent_only():
+    actions = np.array([[np.nan, 0.5], [0.5, np.inf], [-np.inf, np.nan], [0.5, 0.25]], np.float32)
+    for action_map in (TargetWeights(), TradeFraction()):
+        ordered, wrong = decide(action_map, actions, TWO, account([[10, 10]] * 4))
+        assert ordered[:3] == [[0, 0]] * 3
+        assert ordered[3] == lots(action_map, actions[3:], TWO, account([[10, 10]]))[0] != [0, 0]
+        assert wrong == [1, 1, 2, 0]
+
+
+def test_numbers_outside_the_box_are_clipped_and_counted():
+    who = account([[0, 0]] * 3)
+    ordered, wrong = decide(TargetWeights(), [[50.0, 0.0], [0.25, -3.0], [1.0, -1.0]], TWO, who)
+    assert ordered == [[100, 0], [20, -160], [50, -100]]
+    assert wrong == [1, 1, 0]
+
+
+def test_the_lower_end_of_the_box_is_a_choice():
+    action_map = TargetWeights(low=0.0)
+    assert action_map.space(2) == Box(0.0, 1.0, 2)
+    assert decide(action_map, [[-0.5, 0.5]], TWO, account([[10, 0]])) == ([[-10, 100]], [1])
+    with pytest.raises(ValueError, match=r"action\.low"):
+        TargetWeights(low=0.5).validate("action")
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**30, -(2**31)])
+def test_integers_outside_the_space_do_nothing(bad):
+    who = account([[40, 0]] * 2)
+    ordered, wrong = decide(BuyHoldSell(levels=2), np.array([[0, bad], [0, 2]], np.int32), TWO, who)
+    assert (ordered, wrong) == ([[0, 0], [-40, 0]], [1, 0])
+    ordered, wrong = decide(TargetExposure(n_levels=5), np.array([bad, 2], np.int32), TWO, who)
+    assert (ordered, wrong) == ([[0, 0], [-40, 0]], [1, 0])
