@@ -9,6 +9,7 @@ from abc import abstractmethod
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.checks import expect_range
 from jaxarena.core.component import Component
 from jaxarena.core.draws import uniforms
 from jaxarena.core.reduce import mean
@@ -33,6 +34,9 @@ class Strategy(Component, family="strategy"):
             market: the common view at bar t.
             account: the views of the `n` agents that follow this strategy.
         """
+
+    def validate(self, where: str) -> None:
+        """Raise ValueError for parameters without meaning. Host only."""
 
 
 class Learned(Strategy):
@@ -72,6 +76,11 @@ class EqualWeight(Strategy):
         off = jnp.abs(account.weights(market.mid) - target) > self.tolerance
         return jnp.where(off, toward_weights(target, market, account), 0)
 
+    def validate(self, where: str) -> None:
+        """See `Strategy.validate`."""
+        expect_range(f"{where}.exposure", self.exposure, 0.0, 100.0)
+        expect_range(f"{where}.tolerance", self.tolerance, 0.0, 1.0)
+
 
 class Random(Strategy):
     """Noise: with odds `trade_probability` per asset and step, move to a uniformly drawn weight."""
@@ -85,6 +94,11 @@ class Random(Strategy):
         low = jnp.where(jnp.asarray(account.limits.allow_short), -1.0, 0.0)[:, None]
         target = (low + (1.0 - low) * draws[1]) * self.max_weight / market.mid.size
         return jnp.where(draws[0] < self.trade_probability, toward_weights(target, market, account), 0)
+
+    def validate(self, where: str) -> None:
+        """See `Strategy.validate`."""
+        expect_range(f"{where}.trade_probability", self.trade_probability, 0.0, 1.0)
+        expect_range(f"{where}.max_weight", self.max_weight, 0.0, 100.0)
 
 
 class Momentum(Strategy):
@@ -115,6 +129,13 @@ class Momentum(Strategy):
         target = jnp.maximum(score, low) * (self.exposure / market.mid.size)
         off = jnp.abs(account.weights(market.mid) - target) > self.tolerance
         return jnp.where(off, toward_weights(target, market, account), 0)
+
+    def validate(self, where: str) -> None:
+        """See `Strategy.validate`."""
+        expect_range(f"{where}.period", self.period, 1, 10_000)
+        expect_range(f"{where}.exposure", self.exposure, 0.0, 100.0)
+        expect_range(f"{where}.threshold", self.threshold, 1e-6, 100.0, "a threshold of zero divides by it")
+        expect_range(f"{where}.tolerance", self.tolerance, 0.0, 1.0)
 
 
 class MeanReversion(Momentum):

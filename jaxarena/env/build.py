@@ -22,6 +22,8 @@ from jaxarena.market.processes import MAX_TICKS
 if TYPE_CHECKING:
     from jaxarena.env.env import MarketEnv
 
+_scan_history = jax.jit(scan_history, static_argnums=2)
+
 
 def prepare(market: MarketParams) -> MarketParams:
     """Validate a market and return it as 32-bit arrays, indicators warmed up over recorded bars.
@@ -35,7 +37,7 @@ def prepare(market: MarketParams) -> MarketParams:
     history = params.process.warm_bars()
     if history is not None:
         rows = window_rows(params)
-        params = params.replace(warm_carries=jax.jit(lambda bars: scan_history(params.indicators, bars, rows))(history))
+        params = params.replace(warm_carries=_scan_history(params.indicators, history, rows))
     return params
 
 

@@ -11,14 +11,17 @@ from jaxarena.env.env import MarketEnv
 from jaxarena.env.state import MarketParams
 from jaxarena.market.history import HistoricalReplay
 
+#: Other futures that a check compares with; a decision out of a few may survive one of them by luck.
+FUTURES = 4
+
 
 def assert_causal(env: MarketEnv, params: MarketParams, key: jax.Array, steps: int = 24, at: int = 12) -> None:
     """Perturb the future of an episode and check that the present does not move.
 
-    Two episodes share everything up to bar `at`: keys, actions, recorded bars. After it, recorded bars
-    are replaced (and everything derived from them is built again), and random processes draw from other
-    keys. Observations up to bar `at`, rewards up to it, and the orders decided at it must be bit-equal,
-    and something later must differ.
+    Episodes with `FUTURES` other futures share everything up to bar `at`: keys, actions, recorded bars.
+    After it, recorded bars are replaced (and everything derived from them is built again), and random
+    processes draw from other keys. Observations up to bar `at`, rewards up to it, and the orders decided
+    at it must be bit-equal, and something later must differ.
 
     Args:
         env: the environment.
@@ -36,9 +39,18 @@ def assert_causal(env: MarketEnv, params: MarketParams, key: jax.Array, steps: i
             f"assert_causal: need 0 < at < steps <= {int(params.episode_length)}, got at={at}, steps={steps}"
         )
     run = jax.jit(_run, static_argnames=("env", "steps", "at"))
-    same, other = (_with_future(env, params, key, at, spread) for spread in (0.0, 0.02))
-    first = run(env, same, key, jnp.uint32(0), steps, at)
-    second = run(env, other, key, jnp.uint32(1), steps, at)
+    later = _first_hidden_bar(env, params, key, at)
+    told = [
+        run(env, _with_future(params, later, future), key, jnp.uint32(future), steps, at)
+        for future in range(FUTURES + 1)
+    ]
+    changed = [_compare(told[0], other, steps, at) for other in told[1:]]
+    if not all(changed):
+        raise AssertionError("the perturbation changed nothing at all: this check could not have failed")
+
+
+def _compare(first: Any, second: Any, steps: int, at: int) -> bool:
+    """Whether anything differs after bar `at`; nothing may before."""
     changed = False
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
         different = ~np.all(_equal(a, b).reshape(steps, -1), axis=1)
@@ -47,8 +59,7 @@ def assert_causal(env: MarketEnv, params: MarketParams, key: jax.Array, steps: i
             when = int(np.argmax(different))
             raise AssertionError(f"{jax.tree_util.keystr(path)} at step {when} depends on bars after {at}")
         changed |= bool(different.any())
-    if not changed:
-        raise AssertionError("the perturbation changed nothing at all: this check could not have failed")
+    return changed
 
 
 def _run(env: MarketEnv, params: MarketParams, key: jax.Array, future: jax.Array, steps: int, at: int) -> Any:
@@ -62,7 +73,7 @@ def _run(env: MarketEnv, params: MarketParams, key: jax.Array, future: jax.Array
         lots = env.decide(fold_in(fold_in(step_key, 1), 0), state, action, params).lots
         # Agents draw from the shared stream of this step; the process from the future's own after `at`.
         later = jnp.where(t >= at, future, 0)
-        env_key = jax.lax.cond(later > 0, lambda: fold_in(step_key, 2), lambda: fold_in(step_key, 1))
+        env_key = fold_in(step_key, 1 + later)
         following, state, reward, terminated, truncated, _ = env.step_env(env_key, state, action, params)
         return (following, state), {
             "seen": {"obs": obs, "lots": lots},
@@ -72,8 +83,16 @@ def _run(env: MarketEnv, params: MarketParams, key: jax.Array, future: jax.Array
     return jax.lax.scan(body, (obs, state), jnp.arange(steps))[1]
 
 
-def _with_future(env: MarketEnv, params: MarketParams, key: jax.Array, at: int, spread: float) -> MarketParams:
-    """The market with recorded bars after bar `at` of this episode moved by a random walk of steps of `spread`.
+def _first_hidden_bar(env: MarketEnv, params: MarketParams, key: jax.Array, at: int) -> int:
+    """The recorded row after bar `at` of this episode; 0 if nothing is recorded."""
+    if not isinstance(params.process, HistoricalReplay):
+        return 0
+    start = jax.jit(lambda params: env.first_state(fold_in(key, 0), params).process)(params)
+    return int(params.process.bar_index(start)) + at + 1
+
+
+def _with_future(params: MarketParams, later: int, future: int) -> MarketParams:
+    """The market with recorded bars from row `later` on at one half to all of their prices; `future` 0 leaves them.
 
     Itself if nothing is recorded. What is derived from bars is derived again.
     """
@@ -82,13 +101,11 @@ def _with_future(env: MarketEnv, params: MarketParams, key: jax.Array, at: int, 
         return params
     bars = process.warm_bars()
     assert bars is not None
-    _, state = env.reset(fold_in(key, 0), params)
-    later = int(process.bar_index(state.process)) + at + 1
-    rng = np.random.default_rng(0)
     factor = np.ones(np.shape(bars.close))
-    factor[later:] = np.exp(spread * rng.normal(size=factor[later:].shape).cumsum(0))
+    if future > 0:  # downwards, independently for every bar: inside the range of ticks, and larger than any real move
+        factor[later:] = np.random.default_rng(future).uniform(0.5, 1.0, factor[later:].shape)
     prices = {
-        name: np.asarray(getattr(bars, field), np.float64) * process.tick_size * factor
+        name: np.maximum(np.asarray(getattr(bars, field), np.float64) * factor, 1.0) * process.tick_size
         for name, field in (("open_", "open"), ("high", "high"), ("low", "low"), ("close", "close"))
     }
     changed = process.with_bars(process.symbols, volume=np.asarray(bars.volume) * factor, **prices)

@@ -4,6 +4,7 @@
 events. Does not belong here: any formula that a component or a module of `jaxarena.market` could own.
 """
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -100,10 +101,16 @@ class MarketEnv:
         return Box(-observations.LIMIT, observations.LIMIT, size)
 
     def observation_layout(self, role: str) -> dict[str, slice]:
-        """Where each block stands in the role's observation; the market's part comes first."""
-        layout, start = {}, 0
+        """Where each block stands in the role's observation; the market's part comes first.
+
+        A second block of one kind is called `kind_2`, a third `kind_3`.
+        """
+        layout: dict[str, slice] = {}
+        start, seen = 0, Counter[str]()
         for block, size in build.block_sizes(self, self._role(role)):
-            layout[block] = slice(start, start + size)
+            seen[block] += 1
+            name = block if seen[block] == 1 else f"{block}_{seen[block]}"
+            layout[name] = slice(start, start + size)
             start += size
         return layout
 

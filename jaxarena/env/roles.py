@@ -32,7 +32,8 @@ class Role(Record):
     @property
     def lookback(self) -> int:
         """Bars of the window that the role reads."""
-        return max([self.strategy.lookback] + [block.lookback for block in self.observations])
+        blocks = self.observations if self.learned else ()
+        return max([self.strategy.lookback] + [block.lookback for block in blocks])
 
     def validate(self) -> None:
         """Raise ValueError for a role that cannot take part. Host only."""
@@ -46,5 +47,6 @@ class Role(Record):
             raise ValueError(f"{where}.cash: an agent without cash or lots has nothing to trade with; give it some")
         self.limits.validate(f"{where}.limits")
         self.action.validate(f"{where}.action")
+        self.strategy.validate(f"{where}.strategy")
         if self.learned and not (self.observations and self.rewards):
             raise ValueError(f"{where}: a learned role needs at least one observation block and one reward term")

@@ -34,9 +34,7 @@ class MarketParams(Record):
     lot_multiplier: int | tuple[int, ...] = 1  # quanta per tick and lot, per asset: the contract size
     flow_memory: float = 0.8  # share of the flow observation that survives a step
     risk_memory: float = 0.94  # of each agent's variance of returns, as in RiskMetrics (1996)
-    warm_carries: tuple[Any, ...] | None = derived(
-        default=None
-    )  # of the indicators after each recorded bar; made by `build`
+    warm_carries: tuple[Any, ...] | None = derived(default=None)  # of the indicators, after each recorded bar
 
     @property
     def tick_value(self) -> jax.Array:

@@ -1,5 +1,6 @@
 """What each action map orders, against lots computed by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,36 +29,34 @@ def market(mid):
 
 
 def account(positions, equity=EQUITY, initial=EQUITY, **limits):
-    """One row per list of positions; all agents alike besides."""
+    """One row per list of positions; every other number is one for all agents, or one for each."""
     positions = jnp.asarray(positions, jnp.int32)
     n = positions.shape[0]
 
     def full(value):
-        return jnp.full((n,), value, jnp.asarray(value).dtype)
+        return jnp.asarray(np.broadcast_to(value, (n,)), np.asarray(value).dtype.name.replace("64", "32"))
 
-    numbers = {"max_leverage": 1.0, "allow_short": True} | limits
-    chosen = RiskLimits(**numbers)
+    chosen = RiskLimits(**{"max_leverage": 1.0, "allow_short": True} | limits)
     return AccountView(
         positions=positions,
         cash=full(0.0),
         equity=full(equity),
         initial_equity=full(initial),
-        peak_equity=full(max(equity, initial)),
+        peak_equity=full(np.maximum(equity, initial)),
         entry_price=jnp.ones(positions.shape, jnp.float32),
         limits=RiskLimits(**{name: full(getattr(chosen, name)) for name in RiskLimits.__dataclass_fields__}),
     )
 
 
 def lots(action_map, action, mid, who):
-    return np.asarray(action_map.lots(jnp.asarray(action), market(mid), who)).tolist()
+    return np.asarray(jax.jit(action_map.lots)(jnp.asarray(action), market(mid), who)).tolist()
 
 
 TWO = (100.0, 50.0)
 
 
-@pytest.mark.parametrize(
-    ("weights", "leverage", "positions", "expected"),
-    [
+def test_target_weights():
+    cases = [
         ([0.5, 0.25], 1.0, [0, 0], [50, 50]),
         ([0.5, 0.25], 1.0, [10, -20], [40, 70]),  # the difference to what is held
         ([0.8, -0.8], 1.0, [0, 0], [50, -100]),  # sums to 1.6, scaled down to 1
@@ -66,17 +65,15 @@ TWO = (100.0, 50.0)
         ([0.5, 0.25], 2.0, [0, 0], [100, 100]),
         ([0.5, 0.25], 9.0, [0, 0], [100, 100]),  # initial margin one half: a leverage of 2 at most
         ([0.0, 0.0], 1.0, [7, -9], [-7, 9]),
-    ],
-)
-def test_target_weights(weights, leverage, positions, expected):
-    who = account([positions], max_leverage=leverage)
-    assert lots(TargetWeights(), [weights], TWO, who) == [expected]
+    ]
+    weights, leverage, positions, expected = (list(column) for column in zip(*cases, strict=True))
+    who = account(positions, max_leverage=leverage)
+    assert lots(TargetWeights(), weights, TWO, who) == expected
 
 
 def test_target_weights_follow_todays_equity_and_stop_at_the_position_limit():
-    assert lots(TargetWeights(), [[1.0]], [100.0], account([[0]], equity=4_000.0)) == [[40]]
-    assert lots(TargetWeights(), [[1.0]], [100.0], account([[20]], max_position_lots=30)) == [[10]]
-    assert lots(TargetWeights(), [[-1.0]], [100.0], account([[20]], max_position_lots=30)) == [[-50]]
+    who = account([[0], [20], [20]], equity=[4_000.0, EQUITY, EQUITY], max_position_lots=[1_000, 30, 30])
+    assert lots(TargetWeights(), [[1.0], [1.0], [-1.0]], [100.0], who) == [[40], [10], [-50]]
 
 
 def test_target_weights_of_three_assets_for_two_agents():
@@ -85,9 +82,8 @@ def test_target_weights_of_three_assets_for_two_agents():
     assert got == [[50, 50, -250], [33 - 5, 66, 333]]
 
 
-@pytest.mark.parametrize(
-    ("fraction", "positions", "leverage", "expected"),
-    [
+def test_trade_fraction():
+    cases = [
         ([0.5, 0.5], [0, 0], 1.0, [25, 50]),  # half of 10,000, half of it for each asset
         ([1.0, 1.0], [0, 0], 2.0, [100, 200]),
         ([1.0, 0.0], [40, 0], 1.0, [30, 0]),  # 6,000 of room, half of it for each asset
@@ -99,65 +95,54 @@ def test_target_weights_of_three_assets_for_two_agents():
         ([0.0, -1.0], [0, -20], 1.0, [0, -90]),  # adds to the short position: 9,000 of room
         ([1.0, 1.0], [100, 20], 1.0, [0, 0]),  # over the limit: nothing may be opened
         ([-0.1, 0.0], [150, 0], 1.0, [-15, 0]),  # but positions may still be reduced
-    ],
-)
-def test_trade_fraction(fraction, positions, leverage, expected):
-    who = account([positions], max_leverage=leverage)
-    assert lots(TradeFraction(), [fraction], TWO, who) == [expected]
+    ]
+    fraction, positions, leverage, expected = (list(column) for column in zip(*cases, strict=True))
+    who = account(positions, max_leverage=leverage)
+    assert lots(TradeFraction(), fraction, TWO, who) == expected
 
 
-def test_trade_fraction_of_one_and_of_three_assets():
-    assert lots(TradeFraction(), [[0.25]], [100.0], account([[0]])) == [[25]]
+def test_trade_fraction_of_one_asset_and_of_an_account_under_water():
+    who = account([[0], [0]], equity=[EQUITY, -50.0])
+    assert lots(TradeFraction(), [[0.25], [1.0]], [100.0], who) == [[25], [0]]
+
+
+def test_trade_fraction_of_three_assets():
     got = lots(TradeFraction(), [[0.6, -1.0, 0.0]], (100.0, 50.0, 10.0), account([[0, 10, 30]]))
     room = EQUITY - 10 * 50.0 - 30 * 10.0
     assert got == [[int(0.6 * room / 3 / 100.0), -10, 0]]
 
 
-def test_trade_fraction_of_an_account_under_water_opens_nothing():
-    assert lots(TradeFraction(), [[1.0]], [100.0], account([[0]], equity=-50.0)) == [[0]]
-
-
-@pytest.mark.parametrize(("levels", "choice", "fraction"), [(2, 0, -1.0), (2, 1, -0.5), (2, 2, 0.0), (2, 3, 0.5)])
-def test_buy_hold_sell_means_fractions(levels, choice, fraction):
-    held = account([[40, -20]])
-    expected = [-int(-fraction * 40), int(-fraction * -20)] if fraction < 0 else [0, 0]
-    room = (EQUITY - 40 * 100.0 - 20 * 50.0) / 2
-    if fraction > 0:
-        expected = [int(fraction * room / 100.0), int(fraction * 20)]
-    if fraction < 0:
-        expected = [int(fraction * 40), int(fraction * room / 50.0)]
-    assert lots(BuyHoldSell(levels=levels), [[choice, choice]], TWO, held) == [expected]
+def test_buy_hold_sell_means_fractions():
+    """Of a position of 40 lots at 100 and -20 lots at 50: 5,000 of room, 2,500 of it for each asset."""
+    choices = [[choice, choice] for choice in range(5)]
+    expected = [[-40, -50], [-20, -25], [0, 0], [12, 10], [25, 20]]
+    assert lots(BuyHoldSell(levels=2), choices, TWO, account([[40, -20]] * 5)) == expected
 
 
 def test_buy_hold_sell_levels():
     assert BuyHoldSell(levels=3).space(2) == MultiDiscrete((7, 7))
-    got = [lots(BuyHoldSell(levels=4), [[choice]], [100.0], account([[0]]))[0][0] for choice in range(9)]
-    assert got == [-100, -75, -50, -25, 0, 25, 50, 75, 100]
+    got = lots(BuyHoldSell(levels=4), [[choice] for choice in range(9)], [100.0], account([[0]] * 9))
+    assert got == [[-100], [-75], [-50], [-25], [0], [25], [50], [75], [100]]
     with pytest.raises(ValueError, match=r"action\.levels"):
         BuyHoldSell(levels=0).validate("action")
 
 
-@pytest.mark.parametrize(
-    ("basis", "equity", "expected"),
-    [
-        ("equity", EQUITY, [-100, 0, 100]),
-        ("equity", 5_000.0, [-50, 0, 50]),
-        ("initial_equity", 5_000.0, [-100, 0, 100]),
-        ("initial_equity", 20_000.0, [-100, 0, 100]),
-    ],
-)
-def test_target_exposure_of_both_bases(basis, equity, expected):
-    action_map = TargetExposure(n_levels=3, basis=basis)
-    assert action_map.space(1) == Discrete(3)
-    who = account([[0]] * 3, equity=equity)
-    assert lots(action_map, [0, 1, 2], [100.0], who) == [[n] for n in expected]
+def test_target_exposure_of_both_bases():
+    who = account([[0]] * 6, equity=[EQUITY] * 3 + [5_000.0] * 3)
+    choices, of_equity = [0, 1, 2] * 2, [[-100], [0], [100], [-50], [0], [50]]
+    assert TargetExposure(n_levels=3).space(1) == Discrete(3)
+    assert lots(TargetExposure(n_levels=3), choices, [100.0], who) == of_equity
+    linear = TargetExposure(n_levels=3, basis="initial_equity")
+    assert lots(linear, choices, [100.0], who) == [[-100], [0], [100]] * 2
 
 
 def test_target_exposure_is_spread_equally_and_counts_what_is_held():
     action_map = TargetExposure(n_levels=5, low=0.0, high=2.0)
     who = account([[0, 0], [30, 10], [30, 10], [0, -10], [0, 0]])
     exposures = [0.0, 0.5, 1.0, 1.5, 2.0]
-    expected = [[int(x * 50) - a, int(x * 100) - b] for x, (a, b) in zip(exposures, who.positions.tolist(), strict=True)]
+    expected = [
+        [int(x * 50) - a, int(x * 100) - b] for x, (a, b) in zip(exposures, who.positions.tolist(), strict=True)
+    ]
     assert lots(action_map, [0, 1, 2, 3, 4], TWO, who) == expected
 
 
@@ -170,7 +155,7 @@ def test_target_exposure_of_three_assets():
 
 
 def decide(action_map, action, mid, who):
-    ordered, wrong = action_map.decide(jnp.asarray(action), market(mid), who)
+    ordered, wrong = jax.jit(action_map.decide)(jnp.asarray(action), market(mid), who)
     assert ordered.dtype == wrong.dtype == jnp.int32
     return np.asarray(ordered).tolist(), np.asarray(wrong).tolist()
 
