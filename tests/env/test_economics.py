@@ -1,4 +1,4 @@
-"""What must be true of any market: foresight pays, noise pays its costs, flow moves the price, fills fill where told."""
+"""True of any market: foresight pays, noise pays its costs, flow moves the price, fills fill where they are told."""
 
 import functools
 

@@ -10,9 +10,9 @@ import pytest
 import talib
 import yaml
 
+from jaxarena.core import reduce as rows
 from jaxarena.core.types import Bar
 from jaxarena.market import indicators as ind
-from jaxarena.core import reduce as rows
 from tests.reference import indicators as reference
 
 MEMBERS = {kind: member() for kind, member in sorted(ind.Indicator.members.items())}
