@@ -191,3 +191,9 @@ def test_integers_outside_the_space_do_nothing(bad):
     assert (ordered, wrong) == ([[0, 0], [-40, 0]], [1, 0])
     ordered, wrong = decide(TargetExposure(n_levels=5), np.array([bad, 2], np.int32), TWO, who)
     assert (ordered, wrong) == ([[0, 0], [-40, 0]], [1, 0])
+
+
+@pytest.mark.parametrize(("numbers", "name"), [({"low": 2.0, "high": -1.0}, "high"), ({"low": np.nan}, "low")])
+def test_exposures_without_meaning_are_refused(numbers, name):
+    with pytest.raises(ValueError, match=rf"action\.{name}"):
+        TargetExposure(**numbers).validate("action")

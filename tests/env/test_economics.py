@@ -1,4 +1,4 @@
-"""True of any market: foresight pays, noise pays its costs, flow moves the price, fills fill where they are told."""
+"""True of any market: foresight pays, noise pays its costs, flow moves the price, fills fill where told."""
 
 import functools
 

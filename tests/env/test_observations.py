@@ -319,3 +319,12 @@ def test_values_beyond_the_space_are_clipped():
 
     seen = look(params, jnp.array([1.0, -1.0]))["trader"]
     np.testing.assert_array_equal(seen[:, :2], [[10.0, -10.0]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("block", "name"),
+    [(BarReturns(length=0), "length"), (BarReturns(length=-2), "length"), (MarketFlow(scale=float("nan")), "scale")],
+)
+def test_blocks_without_meaning_are_refused_by_name(block, name):
+    with pytest.raises(ValueError, match=rf"roles\.trader\.observations\.{block.kind()}\.{name}"):
+        MarketEnv.build(planted(observations=(block, Portfolio())))

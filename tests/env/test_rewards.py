@@ -199,3 +199,8 @@ def test_a_ruined_agent_is_paid_the_floor_once_and_then_exactly_nothing():
     assert acted[-1].any()
     np.testing.assert_allclose(last.statistics.reward[:12], paid.sum(0), rtol=1e-5)
     assert (last.statistics.reward[12:] == 0.0).all()
+
+
+def test_a_weight_that_is_not_a_number_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"roles\.odd\.rewards\.drawdown_penalty\.weight"):
+        Role(name="odd", rewards=(LogReturn(), DrawdownPenalty(weight=float("nan")))).validate()
