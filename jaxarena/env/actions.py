@@ -136,6 +136,8 @@ class TargetExposure(ActionMap):
     def validate(self, where: str) -> None:
         """See `ActionMap.validate`."""
         expect_range(f"{where}.n_levels", self.n_levels, 2, 1_000)
+        expect_range(f"{where}.low", self.low, -100.0, 100.0)
+        expect_range(f"{where}.high", self.high, float(self.low), 100.0, "'high' cannot be below 'low'")
 
     def space(self, n_assets: int) -> Space:
         """One integer."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxarena.core.checks import expect_range
 from jaxarena.core.component import Component
 from jaxarena.core.once import once
 from jaxarena.core.reduce import mean, total
@@ -31,6 +32,9 @@ class Observation(Component, family="observation"):
         """Bars of the window that it reads."""
         return 1
 
+    def validate(self, where: str) -> None:
+        """Raise ValueError for parameters without meaning. Host only."""
+
     @abstractmethod
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """Features: `[D]` for a shared block, `[n, D]` for one of the account."""
@@ -50,6 +54,10 @@ class BarReturns(Observation):
     def lookback(self) -> int:
         """One bar more than are shown."""
         return self.length + 1
+
+    def validate(self, where: str) -> None:
+        """See `Observation.validate`."""
+        expect_range(f"{where}.length", self.length, 1, 10_000)
 
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[length * 5 * A]`."""

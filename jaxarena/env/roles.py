@@ -1,5 +1,6 @@
 """Roles: who takes part in a market, what they may do, see and want."""
 
+import jax
 import numpy as np
 
 from jaxarena.agents import Learned, Strategy
@@ -48,5 +49,13 @@ class Role(Record):
         self.limits.validate(f"{where}.limits")
         self.action.validate(f"{where}.action")
         self.strategy.validate(f"{where}.strategy")
+        for block in self.observations:
+            block.validate(f"{where}.observations.{block.kind()}")
+        families = {"action": (self.action,), "observations": self.observations, "rewards": self.rewards}
+        for family, parts in families.items():
+            for part in parts:
+                for path, number in jax.tree_util.tree_leaves_with_path(part):
+                    name = f"{where}.{family}.{part.kind()}{jax.tree_util.keystr(path)}"
+                    expect_range(name, number, -1e9, 1e9)
         if self.learned and not (self.observations and self.rewards):
             raise ValueError(f"{where}: a learned role needs at least one observation block and one reward term")
