@@ -6,6 +6,7 @@ positive, selling negative. Prices are int32 ticks, quantities int32 lots.
 """
 
 import jax
+import jax.numpy as jnp
 
 from jaxarena.core.money import Money
 from jaxarena.core.tree import Record
@@ -35,6 +36,11 @@ class Orders(Record):
 
     lots: jax.Array  # [N, A, K] int32, buy +, sell -
     limit_ticks: jax.Array  # [N, A, K] int32 ticks; 0 marks a market order
+
+    @staticmethod
+    def market(lots: jax.Array) -> "Orders":
+        """One market order per agent and asset, `[N, A]` int32 lots."""
+        return Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
 
 
 class Fills(Record):

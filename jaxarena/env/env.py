@@ -238,8 +238,7 @@ class MarketEnv:
             positions=agents.lots,
         )
         lots = once(margin.trim(decision.lots, exposure, self._limits(params)))
-        orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
-        mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, orders, quote, tick_value)
+        mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, Orders.market(lots), quote, tick_value)
         trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
         return once(Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed))
 
@@ -346,14 +345,12 @@ class MarketEnv:
         mechanism = params.mechanism.init(n_assets)
         mid = params.mechanism.mid(mechanism, quote) * params.tick_value
         book = settlement.endow(params)
-        at_mid = settlement.equity_mid(book, mid, quote, params)
-        closing = params.mechanism.closing_prices(mechanism, book.agents.lots, quote) * params.tick_value
-        equity = at_mid + total(book.agents.lots * (closing - mid), 1)
+        equity, at_mid, gross = settlement.valuation(book, mechanism, mid, quote, params)
         nothing = jnp.zeros(n)
         accounts = Accounts(
             equity=equity,
             equity_mid=at_mid,
-            gross=total(jnp.abs(book.agents.lots) * mid, 1),
+            gross=gross,
             initial_equity=equity,
             peak_equity=equity,
             variance=nothing,

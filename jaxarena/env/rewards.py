@@ -11,9 +11,7 @@ import jax.numpy as jnp
 from jaxarena.core.component import Component
 from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record
-
-#: Log rewards take equity to be at least this fraction of its start.
-EQUITY_FLOOR = 1e-3
+from jaxarena.market.views import EQUITY_FLOOR
 
 
 class Transition(Record):

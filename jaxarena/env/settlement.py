@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jaxarena.core.money import Money
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.types import Bar, Orders, Quote
-from jaxarena.env.rewards import EQUITY_FLOOR, Transition
+from jaxarena.env.rewards import Transition
 from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState
 from jaxarena.market import ledger as ledgers
 from jaxarena.market.costs import BPS
 from jaxarena.market.ledger import Ledger
 from jaxarena.market.margin import RiskLimits
+from jaxarena.market.mechanism import MechanismState
+from jaxarena.market.views import EQUITY_FLOOR, drawdown_of
 
 
 def endow(params: MarketParams) -> Ledger:
@@ -59,13 +61,23 @@ def book(
     return ledger, fees.to_float() + penalties.to_float() + jnp.maximum(slippage, 0.0)
 
 
-def equity_mid(ledger: Ledger, mid: jax.Array, quote: Quote, params: MarketParams) -> jax.Array:
-    """Equity at the mid, `[N]` float32: exact at the exogenous close, plus what the agents' flow has moved it."""
+def valuation(
+    ledger: Ledger, mechanism: MechanismState, mid: jax.Array, quote: Quote, params: MarketParams
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What each account is worth at the close of the quote's bar, `[N]` float32 quanta.
+
+    Returns:
+        Equity net of what closing the position alone would cost, spread and own impact included, so that
+        trading cannot inflate it; equity at the mid, exact at the exogenous close plus what the agents' flow
+        has moved it; and exposure at the mid.
+    """
     agents = ledger.agents
-    close_value = Money.of_lots(quote.bar.close, agents.lots, params.tick_value)
-    exact = agents.cash + close_value.sum(1)
+    exact = agents.cash + Money.of_lots(quote.bar.close, agents.lots, params.tick_value).sum(1)
     moved = mid - quote.bar.close.astype(jnp.float32) * params.tick_value  # in float32: int32 would overflow
-    return exact.to_float() + total(agents.lots * moved, 1)
+    at_mid = exact.to_float() + total(agents.lots * moved, 1)
+    closing = params.mechanism.closing_prices(mechanism, agents.lots, quote) * params.tick_value
+    equity = at_mid + total(agents.lots * (closing - mid), 1)
+    return equity, at_mid, total(jnp.abs(agents.lots) * mid, 1)
 
 
 def mark(
@@ -78,16 +90,9 @@ def mark(
     limits: RiskLimits,
     params: MarketParams,
 ) -> tuple[Accounts, Transition]:
-    """Mark every account at the close of bar t+1.
-
-    Equity that enters a reward is net of what closing the position alone would cost, spread and own
-    impact included, so trading cannot inflate it. An agent is dead once it is flat and ruined.
-    """
+    """Mark every account at the close of bar t+1. An agent is dead once it is flat and ruined."""
     positions = ledger.agents.lots
-    at_mid = equity_mid(ledger, mid, quote, params)
-    closing = params.mechanism.closing_prices(cleared.mechanism, positions, quote) * params.tick_value
-    equity = at_mid + total(positions * (closing - mid), 1)
-    gross = total(jnp.abs(positions) * mid, 1)
+    equity, at_mid, gross = valuation(ledger, cleared.mechanism, mid, quote, params)
     initial = before.initial_equity
     ruined = (equity <= limits.ruin_fraction * initial) & (gross == 0.0)
     accounts = Accounts(
@@ -104,8 +109,8 @@ def mark(
         equity_before=before.equity,
         equity=equity,
         initial_equity=initial,
-        drawdown_before=_drawdown(before),
-        drawdown=_drawdown(accounts),
+        drawdown_before=drawdown_of(before.equity, before.peak_equity),
+        drawdown=drawdown_of(accounts.equity, accounts.peak_equity),
         variance=before.variance,
         weights=positions * mid / jnp.maximum(equity, EQUITY_FLOOR * initial)[:, None],
         cost=cost,
@@ -130,8 +135,7 @@ def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.
     close = state.close
     bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
     quote = Quote(previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility)
-    orders = Orders(lots=-agents.lots[..., None], limit_ticks=jnp.zeros_like(agents.lots)[..., None])
-    _, fills, _ = params.mechanism.clear(key, state.mechanism, orders, quote, params.tick_value)
+    _, fills, _ = params.mechanism.clear(key, state.mechanism, Orders.market(-agents.lots), quote, params.tick_value)
     fees = params.costs.fee(fills.cash.abs(), agents.lots, params.quanta_per_unit).sum(1)
     return (agents.cash + fills.cash.sum(1) - fees).to_float()
 
@@ -163,10 +167,6 @@ def report(state: MarketState, decision: Decision, cleared: Cleared) -> dict[str
         "orders_rejected": cleared.fills.orders_rejected,
         "liquidated": decision.called,
     }
-
-
-def _drawdown(accounts: Accounts) -> jax.Array:
-    return jnp.clip(1.0 - accounts.equity / accounts.peak_equity, 0.0, 1.0)
 
 
 def _entry_price(entry: jax.Array, positions: jax.Array, cleared: Cleared) -> jax.Array:

@@ -10,6 +10,9 @@ from jaxarena.core.tree import Record
 from jaxarena.market.indicators import Window
 from jaxarena.market.margin import RiskLimits
 
+#: Ratios and logarithms take equity to be at least this fraction of its start.
+EQUITY_FLOOR = 1e-3
+
 
 class MarketView(Record):
     """What everybody in a market sees at bar t."""
@@ -46,9 +49,14 @@ class AccountView(Record):
     @property
     def safe_equity(self) -> jax.Array:
         """Equity, at least a thousandth of its start, so that ratios stay finite; `[n]`."""
-        return jnp.maximum(self.equity, 1e-3 * self.initial_equity)
+        return jnp.maximum(self.equity, EQUITY_FLOOR * self.initial_equity)
 
     @property
     def drawdown(self) -> jax.Array:
         """`1 - equity / peak`, `[n]`, between 0 and 1."""
-        return jnp.clip(1.0 - self.equity / self.peak_equity, 0.0, 1.0)
+        return drawdown_of(self.equity, self.peak_equity)
+
+
+def drawdown_of(equity: jax.Array, peak_equity: jax.Array) -> jax.Array:
+    """`1 - equity / peak`, between 0 and 1."""
+    return jnp.clip(1.0 - equity / peak_equity, 0.0, 1.0)
