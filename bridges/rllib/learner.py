@@ -1,0 +1,111 @@
+"""PPO learners that read rollouts and deal out minibatches by index.
+
+RLlib's own minibatches have one size for all modules, so that a module with few rows is trained on them many times
+while the largest one is trained once: with 1 maker among 100 takers a hundred times. Here every module sees its rows
+`num_epochs` times, in as many steps as the largest module needs.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from bridges.rllib.connectors import RolloutToTrainBatch
+
+
+class FastPPOTorchLearner(PPOTorchLearner):
+    """RLlib's PPO learner with proportional minibatches, gathered from tensors that never leave the device."""
+
+    def _create_iterator_if_necessary(
+        self,
+        *,
+        training_data: Any,
+        num_total_minibatches: int = 0,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        if training_data.data_iterators or any(module.is_stateful() for module in self.module.values()):
+            return super()._create_iterator_if_necessary(
+                training_data=training_data,
+                num_total_minibatches=num_total_minibatches,
+                num_epochs=num_epochs,
+                minibatch_size=minibatch_size,
+                shuffle_batch_per_epoch=shuffle_batch_per_epoch,
+                **kwargs,
+            )
+        batch = self._make_batch_if_necessary(training_data=training_data)
+        for module_id in list(batch.policy_batches):
+            if not self.should_module_be_updated(module_id, batch):
+                del batch.policy_batches[module_id]
+        return ProportionalMinibatches(
+            batch, num_epochs, minibatch_size, num_total_minibatches, shuffle_batch_per_epoch
+        )
+
+
+class RolloutPPOTorchLearner(FastPPOTorchLearner):
+    """The learner of mode `rollout`: its one connector turns rollouts into train batches."""
+
+    def build(self) -> None:
+        """As RLlib's, then put the connector in."""
+        super().build()
+        if self._learner_connector is not None:
+            self._learner_connector.append(RolloutToTrainBatch(self.config))
+
+
+class ProportionalMinibatches:
+    """Splits of each module's rows into the same number of minibatches, anew for every epoch.
+
+    Args:
+        batch: tensors by module.
+        num_epochs: passes over the rows.
+        minibatch_size: most rows of a module in one minibatch; None for one minibatch of all rows.
+        num_total_minibatches: how many to give in all, when several learners must agree; 0 for as many as needed.
+        shuffle: deal rows out at random.
+    """
+
+    def __init__(
+        self,
+        batch: MultiAgentBatch,
+        num_epochs: int,
+        minibatch_size: int | None,
+        num_total_minibatches: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        # Plain dictionaries: a SampleBatch runs Python for every access.
+        self._columns = {
+            module: {name: value for name, value in rows.items() if isinstance(value, torch.Tensor)}
+            for module, rows in batch.policy_batches.items()
+        }
+        self._rows = {module: len(next(iter(columns.values()))) for module, columns in self._columns.items()}
+        most = max(self._rows.values(), default=0)
+        per_epoch = math.ceil(most / minibatch_size) if minibatch_size else 1
+        if num_total_minibatches:
+            per_epoch = max(1, math.ceil(num_total_minibatches / num_epochs))
+        self._epochs, self._per_epoch, self._shuffle = num_epochs, per_epoch, shuffle
+        self._env_steps = max(1, batch.env_steps() // max(1, per_epoch))
+
+    def __iter__(self) -> Iterator[MultiAgentBatch]:
+        for _ in range(self._epochs if self._rows else 0):
+            order = {module: self._order(module) for module in self._columns}
+            for part in range(self._per_epoch):
+                minibatch = {}
+                for module, columns in self._columns.items():
+                    low, high = (self._rows[module] * edge // self._per_epoch for edge in (part, part + 1))
+                    if high > low:
+                        chosen = order[module][low:high]
+                        minibatch[module] = SampleBatch(
+                            {name: value.index_select(0, chosen) for name, value in columns.items()}
+                        )
+                if minibatch:
+                    yield MultiAgentBatch(minibatch, env_steps=self._env_steps)
+
+    def _order(self, module: str) -> torch.Tensor:
+        device = next(iter(self._columns[module].values())).device
+        if self._shuffle:
+            return torch.randperm(self._rows[module], device=device)
+        return torch.arange(self._rows[module], device=device)
