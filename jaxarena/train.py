@@ -106,7 +106,7 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trai
     from jaxarena.experiment.training import Trainer  # noqa: PLC0415
 
     if options.resume is None:
-        config = load_config(*_sources(options.settings))
+        config = load_config(*sources(options.settings))
         trainer = Trainer(config)
         check_evaluation(config)
         return trainer, create_run(config, command)
@@ -123,7 +123,7 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trai
     return Trainer(config), folder
 
 
-def _sources(settings: list[str]) -> tuple[Path | None, list[str]]:
+def sources(settings: list[str]) -> tuple[Path | None, list[str]]:
     """The configuration file and the overrides on a command line."""
     files = [text for text in settings if "=" not in text]
     overrides = [text for text in settings if "=" in text]
@@ -143,7 +143,7 @@ def _run(trainer: "Trainer", folder: "RunFolder", *, resume: bool, again: str) -
 
     _say(f"run folder: {folder.path}")
     _say(f"{_describe(trainer)}; compiling")
-    with _stop_signal() as stop:
+    with stop_signal() as stop:
         state, position, done = train(trainer, folder, resume=resume, should_stop=stop.is_set)
     if not done:
         return _fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
@@ -176,7 +176,7 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[_Stop]:
+def stop_signal() -> Iterator[_Stop]:
     """Ctrl-C asks for a stop between chunks, where the state is whole; inside a chunk its buffers are given away."""
     stop = _Stop()
     try:

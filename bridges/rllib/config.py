@@ -87,7 +87,8 @@ def use_batched(
     config.env_runners(env_runner_cls=BatchedMultiAgentEnvRunner)
     config.disable_env_checking = True  # it would reset and step every market by itself
     _use_learner(config, mode)
-    own = config._env_to_module_connector is not None or config._module_to_env_connector is not None
+    pieces = (config._env_to_module_connector, config._module_to_env_connector)
+    own = any(piece is not None and not isinstance(piece, _Maker) for piece in pieces)
     if not (own or stateful or seating.changes):
         _use_direct_connectors(config, observation_clip)
     if mode == "fused":
@@ -158,7 +159,7 @@ def _refuse_what_needs_episodes(config: AlgorithmConfig, mode: Mode) -> None:
         ("module_to_env_connector", config._module_to_env_connector),
         ("learner_connector", config._learner_connector),
     ):
-        if setting is not None and not getattr(setting, "_of_use_batched", False):
+        if setting is not None and not isinstance(setting, _Maker):
             extra = " (to normalise observations, pass observation_clip)" if name == "env_to_module_connector" else ""
             raise ValueError(f"mode {mode!r} does not run your {name}; {remedy}{extra}")
     if not isinstance(config, PPOConfig) or config.algo_class not in (PPO, BatchedPPO):
@@ -195,11 +196,11 @@ def _use_learner(config: AlgorithmConfig, mode: Mode) -> None:
 
 def _use_direct_connectors(config: AlgorithmConfig, observation_clip: float | None) -> None:
     """Pieces that handle arrays, for evaluation and for mode `episodes`."""
-    to_module = _ToModule(config.policy_mapping_fn, config.env, observation_clip)
-    to_env = _ToMarkets(config.policy_mapping_fn, config.env, config.normalize_actions, config.clip_actions)
     config.env_runners(
-        env_to_module_connector=to_module,
-        module_to_env_connector=to_env,
+        env_to_module_connector=_ToModule(config.env, config.policy_mapping_fn, observation_clip),
+        module_to_env_connector=_ToMarkets(
+            config.env, config.policy_mapping_fn, config.normalize_actions, config.clip_actions
+        ),
         add_default_connectors_to_env_to_module_pipeline=False,
         add_default_connectors_to_module_to_env_pipeline=False,
     )
@@ -208,22 +209,15 @@ def _use_direct_connectors(config: AlgorithmConfig, observation_clip: float | No
 class _Maker:
     """Makes a connector where RLlib asks for one: in every runner, and without environment in the driver."""
 
-    _of_use_batched = True
-
-    def __init__(self, mapping: Any, market: str, *settings: Any) -> None:
-        self.mapping, self.market, self.settings = mapping, market, settings
-
-    def seating(self, env: Any) -> Seating:
-        """The groups; one object for all connectors of a process would be shared state, so each gets its own."""
-        market = env.market if env is not None else load_market(market_of(self.market))[0]
-        return Seating(market, self.mapping)
+    def __init__(self, *settings: Any) -> None:
+        self.settings = settings
 
 
 class _ToModule(_Maker):
     def __call__(self, env: Any, spaces: Any, device: Any) -> ObservationsToModule:
-        return ObservationsToModule(env, spaces, self.seating(env), *self.settings)
+        return ObservationsToModule(env, spaces, *self.settings)
 
 
 class _ToMarkets(_Maker):
     def __call__(self, env: Any, spaces: Any) -> ActionsToMarkets:
-        return ActionsToMarkets(env, spaces, self.seating(env), *self.settings)
+        return ActionsToMarkets(env, spaces, *self.settings)

@@ -15,8 +15,10 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
+from bridges.markets import load_market
 from bridges.rllib.filters import ObservationMoments
 from bridges.rllib.policy import to_environment
+from bridges.rllib.registration import market_of
 from bridges.rllib.rollout import GroupRows, RolloutBatch
 from bridges.rllib.rows import RowMajor, rows_of, tensor
 from bridges.rllib.seating import Group, Seating
@@ -24,16 +26,30 @@ from jaxarena.core.spaces import Box
 
 
 class _Direct(ConnectorV2):
-    """A piece that reads and writes the arrays of a `MarketVectorEnv`."""
+    """A piece that reads and writes the arrays of a `MarketVectorEnv`.
 
-    def __init__(self, env: Any, spaces: Any, seating: Seating) -> None:
-        self.env, self.seating = env, seating
-        single = (
-            (env.single_observation_space, env.single_action_space)
-            if env is not None
-            else spaces[INPUT_ENV_SINGLE_SPACES]
-        )
+    Args:
+        env: the vector environment; None in a process that has none and only merges states.
+        spaces: by agent, from RLlib, where there is no environment.
+        market: RLlib's name of the market.
+        mapping: `policy_mapping_fn`.
+    """
+
+    def __init__(self, env: Any, spaces: Any, market: str, mapping: Any) -> None:
+        self.env = env
+        self.seating = Seating(load_market(market_of(market))[0], mapping)
+        single = (env.single_observation_space, env.single_action_space) if env else spaces[INPUT_ENV_SINGLE_SPACES]
+        self._recipe: dict[str, Any] = {
+            "env": None,
+            "spaces": {INPUT_ENV_SINGLE_SPACES: single},
+            "market": market,
+            "mapping": mapping,
+        }
         super().__init__(*single)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """For a checkpoint: all arguments but the environment, which holds compiled functions."""
+        return (), self._recipe
 
     def _by_module(self, space: Any) -> Any:
         """Spaces by agent to spaces by module; anything else is left alone."""
@@ -45,10 +61,11 @@ class _Direct(ConnectorV2):
 class ObservationsToModule(_Direct):
     """Rows of all agents that act next, by module, straight from the environment's arrays."""
 
-    def __init__(self, env: Any, spaces: Any, seating: Seating, observation_clip: float | None) -> None:
-        super().__init__(env, spaces, seating)
+    def __init__(self, env: Any, spaces: Any, market: str, mapping: Any, observation_clip: float | None) -> None:
+        super().__init__(env, spaces, market, mapping)
+        self._recipe["observation_clip"] = observation_clip
         self.observation_clip = observation_clip
-        self.moments = ObservationMoments({group.name: group.obs_size for group in seating.groups})
+        self.moments = ObservationMoments({group.name: group.obs_size for group in self.seating.groups})
 
     def recompute_output_observation_space(self, observation_space: Any, action_space: Any) -> Any:
         """By module."""
@@ -91,8 +108,9 @@ class ObservationsToModule(_Direct):
 class ActionsToMarkets(_Direct):
     """Samples actions by module and lays them out for the environment and for the episodes."""
 
-    def __init__(self, env: Any, spaces: Any, seating: Seating, normalize: bool, clip: bool) -> None:
-        super().__init__(env, spaces, seating)
+    def __init__(self, env: Any, spaces: Any, market: str, mapping: Any, normalize: bool, clip: bool) -> None:
+        super().__init__(env, spaces, market, mapping)
+        self._recipe |= {"normalize": normalize, "clip": clip}
         self._normalize, self._clip = normalize, clip
 
     def recompute_output_observation_space(self, observation_space: Any, action_space: Any) -> Any:

@@ -39,10 +39,13 @@ class FusedCollector(Collector):
     ) -> None:
         super().__init__(seating, num_markets, actions, observation_clip)
         self.discounts = discounts
+        self.identity += (tuple(sorted(discounts.items())),)
 
-    def play(self, spare: Any, policies: Mapping[str, Any], *arguments: Any) -> tuple[Any, Any, dict[str, Any]]:
+    def play(
+        self, spare: Any, policies: Mapping[str, Any], *arguments: Any, **settings: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
         """As `Collector.play`; the records hold `advantage`, standardised, and `target`, `[T, n, E]` by group."""
-        state, obs, records = super().play(spare, policies, *arguments)
+        state, obs, records = super().play(spare, policies, *arguments, **settings)
         records["advantage"], records["target"] = {}, {}
         for group in self.seating.groups:
             name = group.name

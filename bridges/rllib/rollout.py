@@ -7,8 +7,9 @@ Rows are kept as the markets make them, time first and market last: `obs [T, D, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxarena.core.tree import Record
 from jaxarena.env.wrappers import FinalObservations, Markets, MarketsState
 from jaxarena.learn import normalize
 from jaxarena.learn.normalize import Moments
-from jaxarena.learn.rollout import Transition, collect
+from jaxarena.learn.rollout import Act, Transition, collect
 
 
 class Choice(Record):
@@ -87,6 +88,13 @@ class Collector:
     ) -> None:
         self.seating, self.actions, self.observation_clip = seating, actions, observation_clip
         self.markets = Markets(seating.env, num_markets)
+        self.identity: tuple[Any, ...] = (seating.env, seating.groups, num_markets, actions, observation_clip)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.identity == self.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
 
     def see(self, group: Group, moments: Mapping[str, Moments], obs: Mapping[str, jax.Array]) -> jax.Array:
         """Observations by role as the group's module sees them, `[D, n, E]`."""
@@ -127,17 +135,7 @@ class Collector:
             every leaf with a leading axis `[T]`; `final_obs` `[S, D, n, E]` and `last_obs` `[D, n, E]` by group.
         """
         del spare
-
-        def act(key: jax.Array, obs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, Choice]]:
-            choices = {}
-            for i, group in enumerate(self.seating.groups):
-                x = self.see(group, moments, obs)
-                logits = policies[group.name].logits(x)
-                chance = distribution(group.action_space, logits)
-                raw = chance.sample(jax.random.fold_in(key, i))
-                worth = policies[group.name].value(x) if self.records_values else None
-                choices[group.name] = Choice(x, raw, logits, chance.log_prob(raw), worth)
-            return self.environment_actions({name: choice.actions for name, choice in choices.items()}), choices
+        act = self.policy(policies, moments)
 
         def record(step: Transition) -> dict[str, Any]:
             return {"choice": step.extra} | self.record(step)
@@ -147,6 +145,30 @@ class Collector:
         records["last_obs"] = self.see_all(moments, obs)
         records["final_obs"] = self.final(moments, kept)
         return state, obs, records
+
+    def policy(
+        self, policies: Mapping[str, ModulePolicy], moments: Mapping[str, Moments], deterministic: bool = False
+    ) -> Act:
+        """All groups' policies as one function `act(key, obs) -> action, choices by group`, for the collector.
+
+        Args:
+            policies: by group.
+            moments: of observations, by group; empty without normalisation.
+            deterministic: take modes instead of samples.
+        """
+
+        def act(key: jax.Array, obs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, Choice]]:
+            choices = {}
+            for i, group in enumerate(self.seating.groups):
+                x = self.see(group, moments, obs)
+                logits = policies[group.name].logits(x)
+                chance = distribution(group.action_space, logits)
+                raw = chance.mode() if deterministic else chance.sample(jax.random.fold_in(key, i))
+                worth = policies[group.name].value(x) if self.records_values else None
+                choices[group.name] = Choice(x, raw, logits, chance.log_prob(raw), worth)
+            return self.environment_actions({name: choice.actions for name, choice in choices.items()}), choices
+
+        return act
 
     def step(
         self, raw: Mapping[str, jax.Array], state: MarketsState, kept: FinalObservations, obs: Any, params: Any
@@ -197,6 +219,28 @@ class Collector:
         if self.observation_clip is None:
             return x
         return normalize.normalize(x, moments[group.name], self.observation_clip)
+
+
+class Programs(NamedTuple):
+    """Compiled functions of a collector."""
+
+    reset: Any
+    play: Any  # consumes the spare records and the state
+    step: Any  # consumes the state and what is kept
+    see: Any
+    final: Any
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(collector: Collector) -> Programs:
+    """Compile a collector's functions; equal collectors of a process share them."""
+    return Programs(
+        reset=jax.jit(collector.markets.reset),
+        play=jax.jit(collector.play, static_argnums=(7, 8), donate_argnums=(0, 3), keep_unused=True),
+        step=jax.jit(collector.step, donate_argnums=(1, 2)),
+        see=jax.jit(collector.see_all),
+        final=jax.jit(collector.final),
+    )
 
 
 @dataclasses.dataclass

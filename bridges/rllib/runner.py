@@ -4,10 +4,12 @@ Belongs here: what RLlib expects of a runner, weights, random streams, and the c
 the compiled functions (`rollout`), the fast pieces of the slow path (`connectors`).
 """
 
+import functools
 import logging
 import math
 import secrets
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +31,7 @@ from bridges.rllib.options import Options
 from bridges.rllib.played import Played
 from bridges.rllib.policy import ExportError, ModulePolicy, export
 from bridges.rllib.ppo import TrainRows
-from bridges.rllib.rollout import Actions, Collector
+from bridges.rllib.rollout import Actions, Collector, compiled
 from bridges.rllib.rows import RowMajor
 from bridges.rllib.seating import Seating
 from bridges.rllib.torch_policy import TorchPolicies
@@ -100,16 +102,12 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         """Everything that is compiled, before the first sample: RLlib waits for a sample for a limited time only."""
         self.seating = Seating(self.env.market, self.config.policy_mapping_fn)
         self.collector = self._make_collector()
+        self._programs = compiled(self.collector)
         self.memory = RowMajor()
         self._policies = None
         self._spare: dict[tuple[int, int], Any] = {}  # records of the last rollout, whose memory the next one takes
         self._samples = 0
         self._length = int(np.min(np.asarray(self.env.params.episode_length)))
-        self._reset_markets = jax.jit(self.collector.markets.reset)
-        self._play = jax.jit(self.collector.play, static_argnums=(7, 8), donate_argnums=(0, 3), keep_unused=True)
-        self._see = jax.jit(self.collector.see_all)
-        self._final = jax.jit(self.collector.final)
-        self._step = jax.jit(self.collector.step, donate_argnums=(1, 2))
         self.policy_backend = self._choose_backend()
         if self.config.batch_mode == "truncate_episodes":
             self._begin()
@@ -204,12 +202,13 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         seed = secrets.randbits(31) if self._seed is None else int(self._seed)
         key = fold_in(market_key(seed), self.worker_index or 0)
         done = int(self.num_env_steps_sampled_lifetime)
-        key = fold_in(key, done % 2**32)
+        key = fold_in(key, jnp.uint32(done % 2**32))
         if not done and ray.is_initialized() and _was_reconstructed():
-            key = fold_in(key, time.time_ns() % 2**32)
+            key = fold_in(key, jnp.uint32(time.time_ns() % 2**32))
         self._key = fold_in(key, 1)
-        torch.manual_seed(int(jax.random.bits(fold_in(key, 2), dtype=jnp.uint32)) if self._seed is not None else seed)
-        obs, state = self._reset_markets(fold_in(key, 0), self.env.params)
+        if self.policy_backend == "torch" and self._seed is not None:
+            torch.manual_seed(int(jax.random.bits(fold_in(key, 2), dtype=jnp.uint32)))
+        obs, state = self._programs.reset(fold_in(key, 0), self.env.params)
         self._rollout_state = state, obs
         self._step_counts = {g.name: StepCounts(len(g.agents), self.num_envs) for g in self.seating.groups}
         self._torch_policies = TorchPolicies(self.seating, self.num_envs, self._device)
@@ -230,9 +229,10 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         state, obs = self._rollout_state
         arguments: tuple[Any, ...] = (self._policies, self._moments(), state, obs, key, self.env.params)
         if (num_steps, slots) not in self._spare:
-            _, _, shapes = jax.eval_shape(lambda *rest: self.collector.play((), *rest, num_steps, slots), *arguments)
+            play = functools.partial(self.collector.play, num_steps=num_steps, slots=slots)
+            _, _, shapes = jax.eval_shape(play, (), *arguments)
             self._spare = {(num_steps, slots): jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)}
-        state, obs, records = self._play(self._spare[num_steps, slots], *arguments, num_steps, slots)
+        state, obs, records = self._programs.play(self._spare[num_steps, slots], *arguments, num_steps, slots)
         self._rollout_state = state, obs
         self._spare[num_steps, slots] = records
         return Played(self.seating, records)
@@ -246,20 +246,20 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         seats: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
             for _ in range(num_steps):
-                seen = self._see(moments, obs)
+                seen = self._programs.see(moments, obs)
                 choice = {
                     group.name: torch_policies.choose(self.module, group, seen[group.name])
                     for group in self.seating.groups
                 }
                 seats.append(torch_policies.seats)
                 raw = {name: one.actions for name, one in choice.items()}
-                state, kept, obs, record = self._step(raw, state, kept, obs, params)
+                state, kept, obs, record = self._programs.step(raw, state, kept, obs, params)
                 steps.append({"choice": choice} | jax.device_get(record))
                 if self.seating.changes and steps[-1]["cut"].any():
                     torch_policies.seat(steps[-1]["cut"])
         self._rollout_state = state, obs
         records = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
-        records |= {"last_obs": self._see(moments, obs), "final_obs": self._final(moments, kept)}
+        records |= {"last_obs": self._programs.see(moments, obs), "final_obs": self._programs.final(moments, kept)}
         if not self.seating.changes:
             return Played(self.seating, records)
         return Played(self.seating, records, {name: np.stack([step[name] for step in seats]) for name in seats[0]})
@@ -318,4 +318,8 @@ def _with_num_envs(context: EnvContext, num_envs: int) -> EnvContext:
 def _was_reconstructed() -> bool:
     """Whether this is an actor that died and was started again."""
     context = ray.get_runtime_context()
-    return context.get_actor_id() is not None and context.was_current_actor_reconstructed
+    if context.worker.mode != ray.WORKER_MODE:
+        return False
+    with warnings.catch_warnings():  # Ray's own property reads one that it has deprecated
+        warnings.filterwarnings("ignore", "Use get_actor_id", DeprecationWarning)
+        return bool(context.was_current_actor_reconstructed)

@@ -212,7 +212,7 @@ class _Views(Sequence[MultiAgentEnv]):
 
     def __init__(self, vector: MarketVectorEnv) -> None:
         self._vector = vector
-        self._view = functools.lru_cache(maxsize=None)(lambda index: _View(vector, index))
+        self._made: dict[int, _View] = {}
 
     def __len__(self) -> int:
         return self._vector.num_envs
@@ -222,7 +222,10 @@ class _Views(Sequence[MultiAgentEnv]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"market {index} of {len(self)}")
-        return self._view(index % len(self))
+        index %= len(self)
+        if index not in self._made:
+            self._made[index] = _View(self._vector, index)
+        return self._made[index]
 
 
 class _View(MultiAgentEnv):

@@ -8,7 +8,7 @@ here: the formulas (`metrics`), pictures and files (`results`).
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,18 @@ from jaxarena.env.wrappers import Markets
 from jaxarena.experiment.config import ExperimentConfig
 from jaxarena.experiment.markets import World, load_world
 from jaxarena.experiment.metrics import Estimate, summarise
-from jaxarena.learn.groups import PolicyState
-from jaxarena.learn.ppo import PPO
 from jaxarena.learn.rollout import Act, Transition, collect
 from jaxarena.market.views import AccountView, MarketView
 
 #: A learned role that never trades: it keeps a market open when all others are bankrupt, or when nobody learns.
 _SPECTATOR = "spectator"
+
+
+class Learner(Protocol):
+    """Whoever made the policies and can act with them (`jaxarena.learn.ppo.PPO`)."""
+
+    def policy(self, policies: Mapping[str, Any], deterministic: bool = False) -> Act:
+        """The groups' joint policy as a pure function; see `PPO.policy`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +112,13 @@ class _OneOf(Strategy):
 
 
 def evaluate(
-    config: ExperimentConfig, ppo: PPO, policies: Mapping[str, PolicyState], split: str = "test"
+    config: ExperimentConfig, learner: Learner, policies: Mapping[str, Any], split: str = "test"
 ) -> Evaluation:
     """Play trained policies and all baselines on a split.
 
     Args:
         config: of the experiment.
-        ppo: the learner that made the policies; tells how groups act.
+        learner: that made the policies; tells how groups act.
         policies: state by group, with a leading axis `[S]` where the experiment has several seeds.
         split: `train`, `validation` or `test`; synthetic markets ignore it.
 
@@ -124,7 +129,7 @@ def evaluate(
     judge = config.evaluation
     scale = float(world.market.quanta_per_unit)
     env, params = MarketEnv.build(_with_roles(world.market, world.market.roles))
-    learned = jax.jit(lambda policies, params: _play_seeds(config, ppo, env, params, policies))(policies, params)
+    learned = jax.jit(lambda policies, params: _play_seeds(config, learner, env, params, policies))(policies, params)
     played = jax.tree.map(np.asarray, learned)
     baseline_role = _baseline_role(config)
     return Evaluation(
@@ -154,11 +159,11 @@ def check_evaluation(config: ExperimentConfig, split: str = "test") -> None:
     MarketEnv.build(_with_baselines(market, options) if options else _with_roles(market, market.roles))
 
 
-def _play_seeds(config: ExperimentConfig, ppo: PPO, env: MarketEnv, params: MarketParams, policies: Any) -> Any:
+def _play_seeds(config: ExperimentConfig, learner: Learner, env: MarketEnv, params: MarketParams, policies: Any) -> Any:
     """Records of all seeds, leading axis `[S]`; the same markets for each."""
 
     def play(policies: Any) -> Any:
-        act = ppo.policy(policies, config.evaluation.deterministic)
+        act = learner.policy(policies, config.evaluation.deterministic)
         return _play(env, params, act, config)
 
     return jax.vmap(play)(policies) if config.seeds > 1 else jax.tree.map(lambda leaf: leaf[None], play(policies))

@@ -46,6 +46,7 @@ _HINTS = {
     "closed_out": "annual return if everybody closed all positions together at the end",
 }
 
+_PROGRAM = "jaxarena.train"  # whose checkpoints `jaxarena.evaluate` reads
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 _PAGE = string.Template("""<!doctype html>
@@ -234,11 +235,12 @@ def _repeat(folder: RunFolder, meta: Mapping[str, Any]) -> str:
     commit = f"git checkout {git['commit']}" if git else "# the run was not started in a Git working tree"
     if git and git.get("dirty"):
         commit += "   # the working tree had changes that are not in this commit"
-    path = folder.path
+    path, program = folder.path, meta.get("program", _PROGRAM)
+    evaluate = ("Evaluate again", f"python -m jaxarena.evaluate {path}")
     lines = (
-        ("Repeat", f"{commit}\npython -m jaxarena.train {path / 'config.yaml'} run_dir={path}-again"),
-        ("Resume", f"python -m jaxarena.train --resume {path}"),
-        ("Evaluate again", f"python -m jaxarena.evaluate {path}"),
+        ("Repeat", f"{commit}\npython -m {program} {path / 'config.yaml'} run_dir={path}-again"),
+        ("Resume", f"python -m {program} --resume {path}"),
+        *([evaluate] if program == _PROGRAM else []),
         ("Started with", str(meta.get("command", ""))),
     )
     text = "".join(f"<h3>{title}</h3><pre>{html.escape(command)}</pre>\n" for title, command in lines)

@@ -45,13 +45,19 @@ class RunFolder:
         self.report = self.path / "report.html"
 
 
-def create_run(config: ExperimentConfig, command: list[str] | None = None, root: Path = Path("runs")) -> RunFolder:
+def create_run(
+    config: ExperimentConfig,
+    command: list[str] | None = None,
+    root: Path = Path("runs"),
+    program: str = "jaxarena.train",
+) -> RunFolder:
     """Make the folder of a new run and write `config.yaml` and `meta.json` into it.
 
     Args:
         config: its `run_dir` is used when set; otherwise `root/<name>__s<seed>__<time>`.
         command: command line to record; default this process's.
         root: where unnamed runs go.
+        program: the module that trains, and can resume what it began.
 
     Raises:
         ValueError: the folder exists and is not empty.
@@ -69,7 +75,7 @@ def create_run(config: ExperimentConfig, command: list[str] | None = None, root:
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     write_text(folder.config, dump_config(config))
-    write_json(folder.meta, describe_run(config, command))
+    write_json(folder.meta, describe_run(config, command, program))
     return folder
 
 
@@ -101,14 +107,17 @@ def open_run(path: Path, command: list[str] | None = None) -> tuple[RunFolder, E
     return folder, config
 
 
-def describe_run(config: ExperimentConfig, command: list[str] | None = None) -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, device, commit, seed, time and command line."""
+def describe_run(
+    config: ExperimentConfig, command: list[str] | None = None, program: str = "jaxarena.train"
+) -> dict[str, Any]:
+    """What a reader needs to repeat a run: versions, device, commit, seed, time, command line and program."""
     devices = jax.devices()
     return {
         "name": config.name,
         "seed": config.seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(_command() if command is None else command),
+        "program": program,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "device": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
         "system": f"{platform.system()} {platform.machine()}",
