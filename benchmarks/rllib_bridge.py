@@ -9,6 +9,7 @@ under RLlib's own runner; `native` is a scan of the markets with a copy of the s
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -22,7 +23,6 @@ import ray
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
 
 from benchmarks.throughput import market
 from bridges.rllib import register_market, use_batched
@@ -49,7 +49,7 @@ class Contestant:
     iterate: Callable[[], Any] | None = None
     sample_s: list[float] = dataclasses.field(default_factory=list)
     iterate_s: list[float] = dataclasses.field(default_factory=list)
-    connector_s: float = 0.0
+    algorithm: Any = None
 
     @property
     def agent_steps(self) -> int:
@@ -64,6 +64,9 @@ class Contestant:
 
     def row(self, native: float | None) -> dict[str, Any]:
         """The result."""
+        share = None
+        if self.mode.startswith("rollout"):
+            share = connector_share(self.algorithm, self.sample, min(self.iterate_s))
         return {
             "mode": self.mode,
             "markets": self.markets,
@@ -71,6 +74,7 @@ class Contestant:
             "sample_agent_steps_per_s": self.agent_steps / min(self.sample_s),
             "iteration_agent_steps_per_s": self.agent_steps / min(self.iterate_s) if self.iterate_s else None,
             "native_agent_steps_per_s": native,
+            "learner_connector_share": share,
             "device": jax.devices()[0].device_kind,
         }
 
@@ -111,6 +115,7 @@ def contestant(mode: str, markets: int, steps: int, *, train: bool = True) -> Co
         steps,
         sample=lambda: runner.sample(num_timesteps=markets * steps, explore=True),
         iterate=algorithm.training_step if train else None,
+        algorithm=algorithm,
     )
 
 
@@ -148,11 +153,22 @@ def native(markets: int, steps: int) -> Contestant:
     return Contestant("native", markets, steps, sample)
 
 
-def connector_share(contestant: Contestant, algorithm: Any) -> float:
-    """Share of an iteration that the learner's connectors take, from RLlib's own timer."""
-    results = algorithm.metrics.peek((LEARNER_RESULTS, ALL_MODULES), default={})
-    timers = results.get("learner_connector", {}).get("timers", {})
-    return float(sum(timers.values())) / min(contestant.iterate_s) if timers else float("nan")
+def connector_share(algorithm: Any, sample: Callable[[], Any], iteration_s: float) -> float:
+    """Share of an iteration in which the learner's connector makes a train batch of a rollout."""
+    learner = algorithm.learner_group._learner
+    seconds = []
+    for _ in range(5):
+        rollout = sample()
+        call = functools.partial(
+            learner._learner_connector,
+            rl_module=learner.module,
+            batch={},
+            episodes=rollout,
+            shared_data={},
+            metrics=learner.metrics,
+        )
+        seconds.append(_seconds(call))
+    return min(seconds) / iteration_s
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -183,10 +199,26 @@ def run(quick: bool) -> list[dict[str, Any]]:
     rows = [one.row(scan if one.markets == many else None) for one in everyone]
     for row in rows:
         iteration = row["iteration_agent_steps_per_s"]
-        shown = f"{iteration:11,.0f}" if iteration else "          -"
-        sampling = row["sample_agent_steps_per_s"]
-        print(f"{row['mode']:14s} E={row['markets']:5d}  sampling {sampling:11,.0f}  iteration {shown}")
+        shown = f"iteration {iteration:9,.0f}" if iteration else ""
+        if row["learner_connector_share"] is not None:
+            shown += f"  connector {row['learner_connector_share']:.1%} of it"
+        print(f"{row['mode']:14s} E={row['markets']:5d}  sampling {row['sample_agent_steps_per_s']:11,.0f}  {shown}")
+    _print_ratios(rows)
     return rows
+
+
+def _print_ratios(rows: list[dict[str, Any]]) -> None:
+    """The figures that matter, as ratios of this run."""
+    rates = {(row["mode"], row["markets"]): row["sample_agent_steps_per_s"] for row in rows}
+    whole = {row["mode"]: row["iteration_agent_steps_per_s"] for row in rows if row["iteration_agent_steps_per_s"]}
+    naive = max(rate for (mode, _), rate in rates.items() if mode == "naive")
+    print(f"  rollout, policy in JAX: {rates['rollout+jax', 1024] / naive:.0f} x naive sampling")
+    print(f"  rollout, policy in JAX: {rates['rollout+jax', 1024] / rates['native', 1024]:.2f} x the native scan")
+    print(f"  rollout, policy in torch: {rates['rollout+torch', 1024] / naive:.0f} x naive sampling")
+    print(f"  episodes: {rates['episodes', 64] / rates['naive', 64]:.1f} x naive sampling of 64 markets")
+    print(f"  episodes: 1,024 markets at {rates['episodes', 1024] / rates['episodes', 64]:.2f} x the rate of 64")
+    for mode in ("rollout+jax", "fused"):
+        print(f"  {mode}: {whole[mode] / whole['naive']:.1f} x naive whole iterations")
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -15,6 +15,7 @@ from ray.rllib.utils import force_list
 
 from bridges.markets import load_market, role_of
 from bridges.rllib.connectors import ActionsToMarkets, ObservationsToModule
+from bridges.rllib.filters import ShareMoments
 from bridges.rllib.learner import FastPPOTorchLearner, RolloutPPOTorchLearner
 from bridges.rllib.options import BACKENDS, KEY, MODES, Backend, Mode, Options
 from bridges.rllib.policy import ExportError, export
@@ -91,6 +92,9 @@ def use_batched(
     own = any(piece is not None and not isinstance(piece, _Maker) for piece in pieces)
     if not (own or stateful or seating.changes):
         _use_direct_connectors(config, observation_clip)
+    callbacks = force_list(config.callbacks_class)
+    if observation_clip is not None and ShareMoments not in callbacks:
+        config.callbacks([*callbacks, ShareMoments])
     if mode == "fused":
         config.algo_class = BatchedPPO
     return config

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR
 
 from jaxarena.learn import normalize
 from jaxarena.learn.normalize import Moments
@@ -73,3 +75,14 @@ def _moments(plain: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Moments
 def merge_steps(seen: Moments) -> Moments:
     """Moments of all steps together, for moments with a leading axis `[T]`."""
     return normalize.merge_all(normalize.init_moments(seen.mean.shape[1:]), seen)
+
+
+class ShareMoments(RLlibCallback):
+    """Gives the moments of the training runners to a runner that evaluates in the driver, which RLlib leaves out."""
+
+    def on_evaluate_start(self, *, algorithm: Any, **_: Any) -> None:
+        """Hand the connector's state over."""
+        judges = algorithm.eval_env_runner_group
+        if judges is not None and judges.local_env_runner is not None:
+            trained = algorithm.env_runner.get_state(components=COMPONENT_ENV_TO_MODULE_CONNECTOR)
+            judges.local_env_runner.set_state(trained)

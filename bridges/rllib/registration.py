@@ -12,6 +12,7 @@ from bridges.markets import MarketLike, load_market
 from bridges.rllib.vector_env import MarketMultiAgentEnv, MarketVectorEnv
 
 PREFIX = "jaxarena/"
+_CREATORS: dict[str, Any] = {}  # by RLlib's name, as this process registered them
 
 
 def register_market(id: str, factory: Callable[[], MarketLike] | None = None) -> str:
@@ -26,8 +27,8 @@ def register_market(id: str, factory: Callable[[], MarketLike] | None = None) ->
         RLlib's name.
     """
     name = f"{PREFIX}{id}"
-    factory = factory or functools.partial(load_market, id)
-    register_env(name, functools.partial(_create, uuid.uuid4().hex, factory))
+    _CREATORS[name] = functools.partial(_create, uuid.uuid4().hex, factory or functools.partial(load_market, id))
+    register_env(name, _CREATORS[name])
     return name
 
 
@@ -45,8 +46,12 @@ def market_of(name: str) -> MarketLike:
         ValueError: no market has this name; with the nearest one.
     """
     if not _global_registry.contains(ENV_CREATOR, name):
-        load_market(name.removeprefix(PREFIX))
-        register_market(name.removeprefix(PREFIX))
+        if name in _CREATORS:  # Ray was shut down and started again since, and has forgotten
+            register_env(name, _CREATORS[name])
+        else:
+            id = name.removeprefix(PREFIX)
+            load_market(id)
+            register_market(id)
     create = _global_registry.get(ENV_CREATOR, name)
     return _build_once(*create.args)
 

@@ -56,7 +56,9 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
             # Ray leaves all GPUs visible to an actor that asked for none, and JAX would take most of their memory.
             jax.config.update("jax_platforms", "cpu")
         super().__init__(config, **kwargs)
-        if self.env is not None and self.options.mode != "episodes":
+        #: Evaluation makes real episodes in every mode.
+        self.makes_episodes = self.options.mode == "episodes" or self.config.in_evaluation
+        if self.env is not None and not self.makes_episodes:
             self._prepare()
 
     def make_env(self) -> None:
@@ -164,7 +166,7 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[Any]:
-        if self.options.mode == "episodes" or num_timesteps is None or random_actions or not explore:
+        if self.makes_episodes or num_timesteps is None or random_actions or not explore:
             self._counted = _Counted()
             samples = super()._sample(
                 num_timesteps=num_timesteps,

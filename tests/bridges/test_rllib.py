@@ -272,6 +272,21 @@ def test_a_replaced_env_config_is_noticed():
         one.build_algo()
 
 
+def test_a_runner_of_its_own_evaluates_with_the_learners_weights_and_moments():
+    one = config(num_epochs=1)
+    one.evaluation(evaluation_interval=1, evaluation_duration=8, evaluation_config={"explore": False})
+    algorithm = built(one, observation_clip=10.0)
+    result = algorithm.train()
+    judge = algorithm.eval_env_runner_group.local_env_runner
+    assert judge.makes_episodes
+    assert result["evaluation"]["env_runners"]["num_episodes"] >= 8
+    seen = judge._env_to_module[ObservationsToModule][0].moments.get()["trader"]
+    assert float(seen.count) == 16 * 32 * 8
+    own = judge.get_state(components="rl_module")["rl_module"]["trader"]
+    assert all(np.array_equal(weights(algorithm)[f"trader/{name}"], value) for name, value in own.items())
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_restored_weights_and_counters_go_on_in_new_episodes(mode, tmp_path):
     options = {"mode": mode} | ({} if mode == "episodes" else {"observation_clip": 10.0})
