@@ -1,4 +1,5 @@
-"""Agent-steps per second of RLlib on the same markets: naive, in the modes of `use_batched`, and native for scale.
+"""Agent-steps per second of RLlib on the same markets: naive, in the modes of `use_batched`, and native for scale;
+and of a Gymnasium vector environment.
 
     python -m benchmarks.rllib_bridge [--quick] [--json PATH]
 
@@ -19,12 +20,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import ray
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from benchmarks.throughput import market
+from bridges.gymnasium_vector import MarketVectorEnv
+from bridges.markets import compiled
 from bridges.rllib import register_market, use_batched
 from bridges.rllib.policy import ModulePolicy, distribution, export
 from bridges.rllib.rollout import Actions, Collector
@@ -143,14 +147,36 @@ def native(markets: int, steps: int) -> Contestant:
         carry, obs, told = collect(collector.markets, params, act, carry, obs, key, steps, record)
         return carry, obs, jax.random.fold_in(key, 1), sums + told.sum()
 
-    compiled = jax.jit(play, donate_argnums=0)
+    program = jax.jit(play, donate_argnums=0)
     obs, carry = jax.jit(collector.markets.reset)(jax.random.key(0), params)
     box = [(carry, obs, jax.random.key(1), jnp.zeros(()))]
 
     def sample() -> None:
-        box[0] = jax.block_until_ready(compiled(box[0], policy, params))
+        box[0] = jax.block_until_ready(program(box[0], policy, params))
 
     return Contestant("native", markets, steps, sample)
+
+
+def stepped(markets: int, steps: int) -> tuple[Contestant, Contestant]:
+    """One call per step with actions from outside: the compiled native step, and Gymnasium's vector environment."""
+    env, params = market(AGENTS, 1)
+    program = compiled(env, markets)
+    envs = MarketVectorEnv((env, params), markets)
+    envs.reset(seed=0)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1.0, 1.0, (8, markets * AGENTS, 1)).astype(np.float32)
+    native_actions = [{"trader": part.reshape(markets, AGENTS, 1).transpose(1, 2, 0).copy()} for part in actions]
+    box = [program.reset(jax.random.key(0), params)[1]]
+
+    def native() -> None:
+        for t in range(steps):
+            _, box[0], *_ = jax.block_until_ready(program.step(box[0], native_actions[t % 8], params))
+
+    def gymnasium() -> None:
+        for t in range(steps):
+            envs.step(actions[t % 8])
+
+    return Contestant("native calls", markets, steps, native), Contestant("gymnasium", markets, steps, gymnasium)
 
 
 def connector_share(algorithm: Any, sample: Callable[[], Any], iteration_s: float) -> float:
@@ -187,7 +213,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         contestant("rollout+torch", many, steps),
         contestant("fused", many, steps),
     ]
-    everyone = fast + few
+    everyone = fast + few + list(stepped(many, steps))
     for one in everyone:
         one.run()
         one.sample_s.clear()
@@ -217,6 +243,7 @@ def _print_ratios(rows: list[dict[str, Any]]) -> None:
     print(f"  rollout, policy in torch: {rates['rollout+torch', 1024] / naive:.0f} x naive sampling")
     print(f"  episodes: {rates['episodes', 64] / rates['naive', 64]:.1f} x naive sampling of 64 markets")
     print(f"  episodes: 1,024 markets at {rates['episodes', 1024] / rates['episodes', 64]:.2f} x the rate of 64")
+    print(f"  gymnasium: {rates['gymnasium', 1024] / rates['native calls', 1024]:.2f} x native calls, one per step")
     for mode in ("rollout+jax", "fused"):
         print(f"  {mode}: {whole[mode] / whole['naive']:.1f} x naive whole iterations")
 

@@ -83,6 +83,11 @@ def use_batched(
             "observation_clip: mode 'episodes' leaves observations to RLlib; use its connector, "
             "config.env_runners(env_to_module_connector=lambda env, spaces, device: MeanStdFilter(multi_agent=True))"
         )
+    if seating.changes and observation_clip is not None:
+        raise ValueError(
+            "observation_clip: policy_mapping_fn changes from episode to episode, so moments belong to no module; "
+            "leave it out, or use mode='episodes' with RLlib's MeanStdFilter(multi_agent=True)"
+        )
     options = Options(mode, policy_backend, observation_clip)
     config.env_config = dict(config.env_config) | {KEY: vars(options)}
     config.env_runners(env_runner_cls=BatchedMultiAgentEnvRunner)

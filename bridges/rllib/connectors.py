@@ -259,14 +259,20 @@ class RolloutToTrainBatch(ConnectorV2):
             Postprocessing.VALUE_TARGETS: (advantage + values).reshape(-1),
         }
         real = acted.reshape(-1)
-        if seat is None:
-            return {name: columns if bool(real.all()) else {key: value[real] for key, value in columns.items()}}
-        chosen = {module: real & seat.eq(index) for module, index in modules.items()}
-        return {
-            module: {key: value[mask] for key, value in columns.items()}
-            for module, mask in chosen.items()
-            if bool(mask.any())
-        }
+        if bool(real.all()) and seat is None:
+            return {name: columns}
+        out = {}
+        for module, index in modules.items():
+            mask = real if seat is None else real & seat.eq(index)
+            if bool(mask.any()):
+                out[module] = {key: value[mask] for key, value in columns.items()}
+            elif self._config.num_learners > 1:
+                # Learners wait for each other in every module. A row that asks for no change keeps them together.
+                out[module] = {key: value[:1] for key, value in columns.items()} | {
+                    Postprocessing.ADVANTAGES: torch.zeros(1, device=device),
+                    Postprocessing.VALUE_TARGETS: values.reshape(-1)[:1],
+                }
+        return out
 
     def _values(
         self, critic: "_Critic", rollout: RolloutBatch, rows: GroupRows, obs: torch.Tensor, seat: torch.Tensor | None

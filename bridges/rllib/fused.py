@@ -81,14 +81,23 @@ class FusedCollector(Collector):
         return advantage, advantage + choice.value
 
 
-def train_columns(groups: tuple[Group, ...], records: Mapping[str, Any], memory: RowMajor) -> dict[str, Any]:
-    """Finished columns `[rows, ...]` by module; rows of dead agents are dropped."""
+def train_columns(
+    groups: tuple[Group, ...], records: Mapping[str, Any], memory: RowMajor, place: int = 0
+) -> dict[str, Any]:
+    """Finished columns `[rows, ...]` by module; rows of dead agents are dropped.
+
+    Args:
+        groups: of the collector.
+        records: of `FusedCollector.play`.
+        memory: for observations.
+        place: number of the place in it; a call with the same one overwrites these observations.
+    """
     out = {}
     for group in groups:
         name = group.name
         choice = records["choice"][name]
         columns = {
-            Columns.OBS: memory(name, np.asarray(choice.obs)),
+            Columns.OBS: memory(f"{place}:{name}", np.asarray(choice.obs)),
             Columns.ACTIONS: rows_of(np.asarray(choice.actions), feature=choice.actions.ndim > 3),
             Columns.ACTION_DIST_INPUTS: rows_of(np.asarray(choice.logits), feature=True),
             Columns.ACTION_LOGP: rows_of(np.asarray(choice.logp), feature=False),

@@ -57,8 +57,15 @@ class RolloutPPOTorchLearner(FastPPOTorchLearner):
             self._learner_connector.append(RolloutToTrainBatch(self.config))
 
 
+#: A module with few rows has minibatches of about so many: RLlib reports a variance over them.
+_FEW = 8
+
+
 class ProportionalMinibatches:
     """Splits of each module's rows into the same number of minibatches, anew for every epoch.
+
+    A module with few rows takes part in the first minibatches only. Where several learners wait for each other, every
+    module takes part in all of them, and the rows of one that has fewer than there are minibatches are used again.
 
     Args:
         batch: tensors by module.
@@ -84,28 +91,36 @@ class ProportionalMinibatches:
         self._rows = {module: len(next(iter(columns.values()))) for module, columns in self._columns.items()}
         most = max(self._rows.values(), default=0)
         per_epoch = math.ceil(most / minibatch_size) if minibatch_size else 1
-        if num_total_minibatches:
+        self._together = num_total_minibatches > 0
+        if self._together:
             per_epoch = max(1, math.ceil(num_total_minibatches / num_epochs))
+        self._few = min(_FEW, minibatch_size or _FEW)
         self._epochs, self._per_epoch, self._shuffle = num_epochs, per_epoch, shuffle
         self._env_steps = max(1, batch.env_steps() // max(1, per_epoch))
 
     def __iter__(self) -> Iterator[MultiAgentBatch]:
         for _ in range(self._epochs if self._rows else 0):
-            order = {module: self._order(module) for module in self._columns}
-            for part in range(self._per_epoch):
-                minibatch = {}
-                for module, columns in self._columns.items():
-                    low, high = (self._rows[module] * edge // self._per_epoch for edge in (part, part + 1))
-                    if high > low:
-                        chosen = order[module][low:high]
-                        minibatch[module] = SampleBatch(
-                            {name: value.index_select(0, chosen) for name, value in columns.items()}
-                        )
+            parts = {module: self._parts(module) for module in self._columns}
+            for number in range(self._per_epoch):
+                minibatch = {
+                    module: SampleBatch(
+                        {name: value.index_select(0, own[number]) for name, value in self._columns[module].items()}
+                    )
+                    for module, own in parts.items()
+                    if number < len(own)
+                }
                 if minibatch:
                     yield MultiAgentBatch(minibatch, env_steps=self._env_steps)
 
-    def _order(self, module: str) -> torch.Tensor:
-        device = next(iter(self._columns[module].values())).device
-        if self._shuffle:
-            return torch.randperm(self._rows[module], device=device)
-        return torch.arange(self._rows[module], device=device)
+    def _parts(self, module: str) -> list[torch.Tensor]:
+        """Row numbers of one module for each of its minibatches of an epoch."""
+        rows, columns = self._rows[module], self._columns[module]
+        device = next(iter(columns.values())).device
+        order = torch.randperm(rows, device=device) if self._shuffle else torch.arange(rows, device=device)
+        if self._together:
+            if 0 < rows < self._per_epoch:
+                order = order.repeat(math.ceil(self._per_epoch * self._few / rows))
+            count = self._per_epoch if rows else 0
+        else:
+            count = min(self._per_epoch, math.ceil(rows / self._few))
+        return [order[len(order) * i // count : len(order) * (i + 1) // count] for i in range(count)]

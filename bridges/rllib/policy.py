@@ -18,9 +18,10 @@ from ray.rllib.core.columns import Columns
 
 from jaxarena.core.spaces import Box, Discrete, Space
 from jaxarena.core.tree import Record, static
+from jaxarena.env.observations import LIMIT
 from jaxarena.learn.distributions import Categorical, MultiCategorical
 
-#: The largest difference between a torch module and its copy on observations of unit scale.
+#: The largest difference between a torch module and its copy, relative to outputs larger than 1.
 TOLERANCE = 1e-5
 _LOG_TWO_PI = math.log(2.0 * math.pi)
 _ACTIVATIONS = {"Tanh": jnp.tanh, "ReLU": jax.nn.relu, "SiLU": jax.nn.silu, "ELU": jax.nn.elu, "Identity": lambda x: x}
@@ -133,6 +134,8 @@ def export(module: Any, space: Space, obs_size: int, critic: bool = False) -> Mo
     if module.is_stateful():
         raise ExportError("a recurrent module keeps state between steps")
     _expect_default_distribution(module, space)
+    if critic and not hasattr(module, "vf"):
+        raise ExportError("it was built for inference alone and has no critic; build it with inference_only=False")
     encoder = module.encoder
     shared = getattr(encoder, "encoder", None)
     head = module.pi
@@ -148,11 +151,12 @@ def export(module: Any, space: Space, obs_size: int, critic: bool = False) -> Mo
 
 
 def _expect_default_distribution(module: Any, space: Space) -> None:
-    expected = {"Discrete": "TorchCategorical", "Box": "TorchDiagGaussian", "MultiDiscrete": "TorchMultiCategorical"}
+    """RLlib's own, not a subclass that draws otherwise; that of several integers is made for their sizes."""
+    expected = {Discrete: "TorchCategorical", Box: "TorchDiagGaussian"}.get(type(space), "TorchMultiCategorical")
     used = module.get_exploration_action_dist_cls()
-    name = next((cls.__name__ for cls in used.__mro__ if cls.__name__ in expected.values()), used.__name__)
-    if name != expected[type(space).__name__]:
-        raise ExportError(f"its action distribution is {used.__name__}, not {expected[type(space).__name__]}")
+    own = used.__bases__[0] if used.__qualname__.endswith("DistributionPartial") else used
+    if own.__name__ != expected:
+        raise ExportError(f"its action distribution is {own.__name__}, not {expected}")
 
 
 def _perceptron(model: Any) -> Perceptron:
@@ -181,23 +185,29 @@ def _array(tensor: Any) -> jax.Array:
 
 
 def _expect_agreement(module: Any, policy: ModulePolicy, obs_size: int) -> None:
-    """Compare both on the same observations, of unit scale."""
-    x = np.random.default_rng(0).standard_normal((64, obs_size)).astype(np.float32)
+    """Compare both on the same observations, small ones and ones as large as a market's can be."""
+    scales = np.repeat([0.1, 1.0, LIMIT], 32)[:, None]
+    x = (np.random.default_rng(0).standard_normal((len(scales), obs_size)) * scales).clip(-LIMIT, LIMIT)
+    x = x.astype(np.float32)
     device = next(module.parameters()).device
     with torch.inference_mode():
         batch = {Columns.OBS: torch.from_numpy(x).to(device)}
         outputs = module.forward_exploration(batch)
-        pairs = [(outputs.get(Columns.ACTION_DIST_INPUTS), _logits(policy, x.T).T)]
-        if policy.critic is not None:
-            pairs.append((module.compute_values(batch), _value(policy, x.T)))
-    for wanted, got in pairs:
-        if wanted is None or Columns.ACTIONS in outputs:
+        if Columns.ACTIONS in outputs or Columns.ACTION_DIST_INPUTS not in outputs:
             raise ExportError("it returns actions of its own instead of the inputs of a distribution")
-        original = wanted.cpu().numpy()
-        # A float32 network of large outputs cannot agree to a fixed number of decimals.
-        gap = float(np.max(np.abs(original - np.asarray(got)) / np.maximum(1.0, np.abs(original))))
-        if not gap < TOLERANCE:
-            raise ExportError(f"its copy in JAX differs by {gap:.2g}, allowed is {TOLERANCE:g}")
+        _expect_equal("its copy in JAX", outputs[Columns.ACTION_DIST_INPUTS], _logits(policy, x.T).T)
+        if policy.critic is not None:
+            _expect_equal("its critic's copy in JAX", module.compute_values(batch), _value(policy, x.T))
+
+
+def _expect_equal(what: str, wanted: torch.Tensor, got: jax.Array) -> None:
+    """A network of large outputs agrees relative to their size: float32 has no more digits."""
+    original = wanted.cpu().numpy()
+    if original.shape != got.shape:
+        raise ExportError(f"{what} has the shape {got.shape}, the original {original.shape}")
+    gap = float(np.max(np.abs(original - np.asarray(got)))) / max(1.0, float(np.max(np.abs(original))))
+    if not gap < TOLERANCE:
+        raise ExportError(f"{what} differs by {gap:.2g}, allowed is {TOLERANCE:g}")
 
 
 _logits = jax.jit(ModulePolicy.logits)

@@ -71,7 +71,7 @@ class BatchedPPO(PPO):
                 return
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            batch = joined(chunks)
+            batch = joined(chunks, self.config.num_learners)
             learned = self.learner_group.update(
                 batch=batch,
                 timesteps={
@@ -108,13 +108,19 @@ class BatchedPPO(PPO):
             )
 
 
-def joined(chunks: Sequence[TrainRows]) -> MultiAgentBatch:
-    """The chunks of all runners as one batch of tensors."""
+def joined(chunks: Sequence[TrainRows], learners: int = 0) -> MultiAgentBatch:
+    """The chunks of all runners as one batch of tensors, with a row of every module for each of several learners."""
     modules = dict.fromkeys(module for chunk in chunks for module in chunk.columns)
     batches = {}
     for module in modules:
         parts = [chunk.columns[module] for chunk in chunks if module in chunk.columns]
-        batches[module] = SampleBatch({name: _cat([part[name] for part in parts]) for name in parts[0]})
+        columns = {name: _cat([part[name] for part in parts]) for name in parts[0]}
+        rows = len(next(iter(columns.values())))
+        if 0 < rows < learners:  # learners wait for each other in every module
+            again = torch.arange(learners) % rows
+            columns = {name: value[again] for name, value in columns.items()}
+        if rows:
+            batches[module] = SampleBatch(columns)
     return MultiAgentBatch(batches, env_steps=sum(len(chunk) for chunk in chunks))
 
 

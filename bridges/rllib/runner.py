@@ -99,6 +99,7 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         """As RLlib's; copies of the weights are made anew when they are needed."""
         super().set_state(state)
         self._policies: dict[str, ModulePolicy] | None = None
+        self._waiting_samples = 0  # whose rows nobody has learned from yet; new weights say that somebody has
 
     def _prepare(self) -> None:
         """Everything that is compiled, before the first sample: RLlib waits for a sample for a limited time only."""
@@ -107,6 +108,7 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         self._programs = compiled(self.collector)
         self.memory = RowMajor()
         self._policies = None
+        self._waiting_samples = 0
         self._spare: dict[tuple[int, int], Any] = {}  # records of the last rollout, whose memory the next one takes
         self._samples = 0
         self._length = int(np.min(np.asarray(self.env.params.episode_length)))
@@ -185,7 +187,8 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
         self._log(played, (time.perf_counter() - began) / num_steps)
         if self.options.mode != "fused":
             return [played.batch()]
-        columns = train_columns(self.seating.groups, played.records, self.memory)
+        columns = train_columns(self.seating.groups, played.records, self.memory, self._waiting_samples)
+        self._waiting_samples += 1
         if self.worker_index:
             columns = {module: {name: rows.numpy() for name, rows in own.items()} for module, own in columns.items()}
         return [TrainRows(columns, played.market_steps)]

@@ -60,7 +60,9 @@ class Seating:
         trials = [self.modules_of_episode() for _ in range(_TRIALS)]
         self.changes = any(trial != trials[0] for trial in trials)
         self.modules = tuple(dict.fromkeys(module for trial in trials for module in trial.values()))
-        self.groups = self._by_role() if self.changes else self._by_module(trials[0])
+        for trial in trials:
+            groups = self._by_module(trial)  # refuses unequal spaces
+        self.groups = self._by_role() if self.changes else groups
 
     def modules_of_episode(self) -> dict[str, str]:
         """The module of every agent in an episode that begins now."""

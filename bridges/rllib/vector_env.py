@@ -80,17 +80,19 @@ class MarketMultiAgentEnv(MultiAgentEnv):
         reward, terminated, truncated, final, acted, equity, reset = jax.device_get(told)
         over = bool(reset[0])
         self._first = obs if over else None
-        seen, rewards, dead, late, infos = {}, {}, {}, {}, {}
+        seen, rewards, dead, infos, at_limit = {}, {}, {}, {}, False
         for agent, role, i in self._everybody():
             if acted[role][i, 0]:
                 seen[agent] = final[role][i, :, 0]
                 rewards[agent] = float(reward[role][i, 0])
-                dead[agent], late[agent] = bool(terminated[role][i, 0]), bool(truncated[role][i, 0])
+                dead[agent] = bool(terminated[role][i, 0])
+                at_limit |= bool(truncated[role][i, 0])
                 infos[agent] = {"equity": float(equity[self._rows[role]][i, 0]) / self._scale}
-        self.agents = [] if over else [agent for agent, gone in dead.items() if not gone]
-        at_limit = any(late.values())
-        ends = dead | {"__all__": over and not at_limit}, late | {"__all__": over and at_limit}
-        return seen, rewards, *ends, infos
+        self.agents = list(seen)  # RLlib's checker looks for the dead of this step, too
+        # Not each agent at the limit: RLlib 2.60 takes an episode whose agents are all done for a terminated one,
+        # and its learner would not bootstrap.
+        late = dict.fromkeys(seen, False) | {"__all__": over and at_limit}
+        return seen, rewards, dead | {"__all__": over and not at_limit}, late, infos
 
     def render(self) -> Any:
         """The market in a few lines of text."""
@@ -157,14 +159,14 @@ class MarketVectorEnv(VectorMultiAgentEnv):
         self.rows, told = jax.device_get((rows, told))
         present, over = self._joined(told["acted"]), told["over"]
         self.acting = told["acts_next"]
-        dead, late = self._joined(told["terminated"]), self._joined(told["truncated"])
-        any_late = late.any(1)
+        dead = self._joined(told["terminated"])
         obs = self._dicts(self._joined(self.rows), present)
         rewards = self._dicts(self._joined(told["reward"]).tolist(), present)
-        terminateds, truncateds = self._dicts(dead.tolist(), present), self._dicts(late.tolist(), present)
-        for i, (ended, at_limit) in enumerate(zip(over.tolist(), any_late.tolist(), strict=True)):
+        terminateds, truncateds = self._dicts(dead.tolist(), present), []
+        for i, (ended, at_limit) in enumerate(zip(over.tolist(), told["at_limit"].tolist(), strict=True)):
+            # As in `MarketMultiAgentEnv`: no agent by itself is truncated.
+            truncateds.append(dict.fromkeys(terminateds[i], False) | {"__all__": ended and at_limit})
             terminateds[i]["__all__"] = ended and not at_limit
-            truncateds[i]["__all__"] = ended and at_limit
         equities = self._joined(told["equity"]).tolist()
         infos = self._dicts([[{"equity": value} for value in row] for row in equities], present)
         return obs, rewards, terminateds, truncateds, infos
@@ -284,14 +286,15 @@ def _compiled_next_step(env: MarketEnv, num_envs: int) -> tuple[Callable[..., An
         over = info["reset"] & ~waiting
         shown = where(waiting, before.first, info["final_observation"])
         scale = params.quanta_per_unit
+        equity = jnp.where(waiting, before.markets.market.accounts.equity, info["equity"])
         alive = {role: info["acted"][role] & ~terminated[role] & ~truncated[role] & ~over | waiting for role in action}
         told = {
             "acted": _rows({role: acted | waiting for role, acted in info["acted"].items()}),
             "acts_next": _rows(alive),
             "reward": _rows({role: jnp.where(waiting, 0.0, value) for role, value in reward.items()}),
             "terminated": _rows({role: value & ~waiting for role, value in terminated.items()}),
-            "truncated": _rows({role: value & ~waiting for role, value in truncated.items()}),
-            "equity": _rows({role: info["equity"][env.agent_slice(role)] / scale for role in action}),
+            "at_limit": jnp.concatenate(list(truncated.values())).any(0) & ~waiting,
+            "equity": _rows({role: equity[env.agent_slice(role)] / scale for role in action}),
             "over": over,
         }
         return _rows(shown), told, _NextStep(state, where(over, obs, before.first), over)
