@@ -152,10 +152,10 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
             logger.info("policies stay in torch: %s", reason)
         return "torch"
 
-    def _export(self) -> dict[str, ModulePolicy]:
+    def _export(self, check: bool = True) -> dict[str, ModulePolicy]:
         critic = self.options.mode == "fused"
         return {
-            group.name: export(self.module[group.name], group.action_space, group.obs_size, critic)
+            group.name: export(self.module[group.name], group.action_space, group.obs_size, critic, check)
             for group in self.seating.groups
         }
 
@@ -230,7 +230,7 @@ class BatchedMultiAgentEnvRunner(MultiAgentEnvRunner):
 
     def _play_jax(self, num_steps: int, slots: int, key: jax.Array) -> Played:
         if self._policies is None:
-            self._policies = self._export()
+            self._policies = self._export(check=False)
         state, obs = self._rollout_state
         arguments: tuple[Any, ...] = (self._policies, self._moments(), state, obs, key, self.env.params)
         if (num_steps, slots) not in self._spare:

@@ -57,6 +57,7 @@ class Seating:
         self.env, self.mapping = env, mapping
         self.ids = agent_ids(env)
         self.agents = tuple(agent for ids in self.ids.values() for agent in ids)
+        self._spaces = {role: (env.observation_space(role).size, env.action_space(role)) for role in self.ids}
         trials = [self.modules_of_episode() for _ in range(_TRIALS)]
         self.changes = any(trial != trials[0] for trial in trials)
         self.modules = tuple(dict.fromkeys(module for trial in trials for module in trial.values()))
@@ -119,7 +120,7 @@ class Seating:
         )
 
     def _group(self, name: str, members: list[tuple[str, tuple[int, ...]]]) -> Group:
-        spaces = {role: (self.env.observation_space(role).size, self.env.action_space(role)) for role, _ in members}
+        spaces = {role: self._spaces[role] for role, _ in members}
         first = members[0][0]
         for role, own in spaces.items():
             if own != spaces[first]:

@@ -144,7 +144,7 @@ class MarketVectorEnv(VectorMultiAgentEnv):
         self.rows = jax.device_get(rows)
         self.acting = {role: np.ones((self.num_envs, len(ids)), bool) for role, ids in self.ids.items()}
         everybody = np.ones((self.num_envs, len(self.agents)), bool)
-        return self._dicts(self._joined(self.rows), everybody), [{}] * self.num_envs
+        return self._dicts(self._joined(self.rows), everybody), [{} for _ in range(self.num_envs)]
 
     def step(self, actions: Any) -> tuple[list[ByAgent], ...]:
         """One bar in every market that is not waiting for its next episode.
