@@ -180,6 +180,8 @@ def _refuse_what_needs_episodes(config: AlgorithmConfig, mode: Mode) -> None:
         )
     if config.count_steps_by != "env_steps":
         raise ValueError(f"count_steps_by: mode {mode!r} counts env_steps, got {config.count_steps_by!r}; {remedy}")
+    if not config.explore:
+        raise ValueError(f"explore: mode {mode!r} samples actions from the policy; leave explore=True, or {remedy}")
     if not config.use_gae or not config.use_critic:
         raise ValueError(f"use_gae, use_critic: mode {mode!r} needs both; {remedy}")
 

@@ -22,7 +22,8 @@ from bridges.rllib.registration import market_of
 from bridges.rllib.rollout import GroupRows, RolloutBatch
 from bridges.rllib.rows import RowMajor, rows_of, tensor
 from bridges.rllib.seating import Group, Seating
-from jaxarena.core.spaces import Box
+from jaxarena.core.spaces import Box, Discrete
+from jaxarena.learn import normalize
 
 
 class _Direct(ConnectorV2):
@@ -86,8 +87,7 @@ class ObservationsToModule(_Direct):
             if acts.any():
                 rows = _columns(group, self.env.rows)[acts]
                 if self.observation_clip is not None:
-                    mean, std = np.asarray(moments[group.name].mean), np.sqrt(moments[group.name].variance() + 1e-8)
-                    rows = np.clip((rows - mean) / np.asarray(std), -self.observation_clip, self.observation_clip)
+                    rows = np.array(normalize.normalize(rows.T, moments[group.name], self.observation_clip).T)
                 device = next(rl_module[group.name].parameters()).device
                 out[group.name] = {Columns.OBS: torch.from_numpy(np.ascontiguousarray(rows)).to(device)}
         return out
@@ -151,19 +151,17 @@ class ActionsToMarkets(_Direct):
 
     def _lay_out(self, group: Group, acts: np.ndarray, raw: np.ndarray | None, for_env: dict[str, np.ndarray]) -> None:
         """Put a group's actions into arrays `[E, N_role, ...]` by role."""
-        integer = not isinstance(group.action_space, Box)
-        shape = () if raw is None or raw.ndim == 1 else raw.shape[1:]
-        if raw is None and hasattr(group.action_space, "sizes"):
-            shape = (len(group.action_space.sizes),)
-        if raw is None and isinstance(group.action_space, Box):
-            shape = (group.action_space.size,)
-        whole = np.zeros((*acts.shape, *shape), np.int32 if integer else np.float32)
+        space = group.action_space
+        if isinstance(space, Box):
+            whole = np.zeros((*acts.shape, space.size), np.float32)
+        else:
+            whole = np.zeros((*acts.shape, *(() if isinstance(space, Discrete) else (len(space.sizes),))), np.int32)
         if raw is not None:
-            whole[acts] = np.asarray(to_environment(group.action_space, raw, self._normalize, self._clip))
+            whole[acts] = np.asarray(to_environment(space, raw, self._normalize, self._clip))
         start = 0
         for role, numbers in group.members:
             count = len(self.seating.ids[role])
-            target = for_env.setdefault(role, np.zeros((whole.shape[0], count, *shape), whole.dtype))
+            target = for_env.setdefault(role, np.zeros((whole.shape[0], count, *whole.shape[2:]), whole.dtype))
             target[:, list(numbers)] = whole[:, start : start + len(numbers)]
             start += len(numbers)
 

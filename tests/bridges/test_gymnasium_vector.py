@@ -1,10 +1,6 @@
 """The Gymnasium bridge: a real `SyncVectorEnv`, native trajectories bit for bit, deaths, seeds, checkers, errors."""
 
 import functools
-import importlib.util
-import re
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +27,10 @@ from jaxarena.env.roles import Role
 from jaxarena.env.state import MarketParams
 from jaxarena.market.costs import LinearImpact
 from jaxarena.market.dealer import Dealer
+from tests.bridges.pages import assert_extra_is_named, run_page
 from tests.env import test_endings as crash
 
 pytestmark = pytest.mark.bridge
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "gymnasium.md"
 MARKETS, STEPS, FIRST, SECOND, LENGTH = crash.MARKETS, crash.STEPS, crash.FIRST, crash.SECOND, crash.LENGTH
 SEED = 7
 
@@ -492,14 +488,9 @@ def test_what_cannot_be_played_says_what_to_do():
 
 
 def test_without_gymnasium_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gymnasium", None)
-    spec = importlib.util.spec_from_file_location("gymnasium_vector_again", gymnasium_vector.__file__)
-    with pytest.raises(ImportError, match=r"pip install 'jaxarena\[gymnasium\]'"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert_extra_is_named(monkeypatch, gymnasium_vector, "gymnasium", "gymnasium")
 
 
 def test_the_page_runs():
-    space = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(compile(block, PAGE.name, "exec"), space)
+    space = run_page("gymnasium.md")
     assert space["earned"] == pytest.approx(0.005, abs=0.001)

@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +30,10 @@ from jaxarena.env.state import MarketParams
 from jaxarena.env.wrappers import Markets
 from jaxarena.market.margin import RiskLimits
 from jaxarena.market.processes import Gbm
+from tests.bridges.pages import python_blocks
 
 pytestmark = pytest.mark.bridge
 
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "gymnax.md"
 EPISODE, STEPS, MARKETS, AGENT = 10, 35, 8, 1
 CASH, HOLDING = 5_000.0, 40  # units of currency, lots
 OTHERS = 2**31 - 1  # what a step's key is folded with for the policy of the others
@@ -479,12 +477,9 @@ def test_one_agent_needs_no_word_about_others():
 @pytest.mark.filterwarnings("ignore:jax.core.pytype_aval_mappings is deprecated:DeprecationWarning")  # tfp, for rejax
 def test_the_examples_of_the_page_run_and_learn():
     pytest.importorskip("rejax")
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    spaces = []
-    for number, block in enumerate(blocks, start=1):
-        spaces.append({})
-        exec(compile(block, f"{PAGE.name}, python block {number}", "exec"), spaces[-1])
-    stepped, trained = spaces
+    stepped, trained = {}, {}
+    for block, space in zip(python_blocks("gymnax.md"), (stepped, trained), strict=True):
+        exec(block, space)
     assert stepped["obs"].shape == (16, *stepped["env"].observation_space(stepped["params"]).shape)
     earned = np.asarray(trained["returns"]).mean(axis=1)
     assert abs(earned[0]) < 0.1

@@ -1,10 +1,6 @@
 """The JaxMARL bridge: its contract, auto-reset and LogWrapper, the native trajectory bit for bit, deaths and errors."""
 
 import functools
-import importlib.util
-import re
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -21,10 +17,10 @@ from jaxmarl.wrappers.baselines import CTRolloutManager, LogWrapper
 from bridges import jaxmarl_env
 from bridges.jaxmarl_env import MarketJaxMARL
 from bridges.markets import load_market
+from tests.bridges.pages import assert_extra_is_named, run_page
 from tests.env import test_endings as crash
 
 pytestmark = pytest.mark.bridge
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "jaxmarl.md"
 STEPS, MARKETS = 26, 3
 MARKET_NAMES = ["PlantedSignal-v0", "crashing"]
 
@@ -298,16 +294,10 @@ def test_unknown_markets_are_refused():
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jaxmarl.environments.multi_agent_env", None)
-    spec = importlib.util.spec_from_file_location("again", jaxmarl_env.__file__)
-    with pytest.raises(ImportError, match=r"jaxarena\[jaxmarl\]"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert_extra_is_named(monkeypatch, jaxmarl_env, "jaxmarl.environments.multi_agent_env", "jaxmarl")
 
 
 def test_the_example_of_the_page_runs():
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    space = {}
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"{PAGE.name}, python block {number}", "exec"), space)
+    space = run_page("jaxmarl.md")
     assert int(space["episodes"]) == 256
     assert float(space["mean_return"]) == pytest.approx(0.32, abs=0.01)

@@ -1,11 +1,7 @@
 """The PettingZoo bridge: its own checkers, the native trajectory bit for bit, deaths, seeds and errors."""
 
 import functools
-import importlib.util
-import re
 import secrets
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +17,10 @@ from bridges import pettingzoo_parallel
 from bridges.markets import load_market
 from bridges.pettingzoo_parallel import MarketParallelEnv
 from jaxarena.env.wrappers import Markets
+from tests.bridges.pages import assert_extra_is_named, run_page
 from tests.env import test_endings as crash
 
 pytestmark = pytest.mark.bridge
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "pettingzoo.md"
 IDLE, ALL_IN = np.full(1, np.nan, np.float32), np.ones(1, np.float32)
 
 
@@ -251,17 +247,11 @@ def test_what_cannot_be_built_is_refused():
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pettingzoo", None)
-    spec = importlib.util.spec_from_file_location("again", pettingzoo_parallel.__file__)
-    with pytest.raises(ImportError, match=r"jaxarena\[pettingzoo\]"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert_extra_is_named(monkeypatch, pettingzoo_parallel, "pettingzoo", "pettingzoo")
 
 
 def test_the_example_of_the_page_runs():
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    space = {}
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"{PAGE.name}, python block {number}", "exec"), space)
+    space = run_page("pettingzoo.md")
     earned = list(space["earned"].values())
     assert earned[:4] == pytest.approx([0.32] * 4, abs=0.05)
     assert earned[4:] == pytest.approx([0.0] * 4, abs=0.15)

@@ -1,8 +1,6 @@
 """RLlib as its users run it: training in every mode, what is refused, restoring, callbacks, leagues, the page."""
 
 import dataclasses
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from bridges.rllib import FastPPOTorchLearner, policy_mapping, register_market, use_batched
 from bridges.rllib.connectors import ObservationsToModule
+from tests.bridges.pages import python_blocks
 from tests.bridges.rllib_markets import two_roles
 
 pytestmark = [
@@ -31,7 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "rllib.md"
 BEST = 8 * 64 * 0.005  # eight agents, 64 steps, 0.5 % of the initial equity per step
 MODES = ["episodes", "rollout", "fused"]
 
@@ -234,6 +232,7 @@ class Quiet(RLlibCallback):
         (lambda c: c.learners(learner_class=OtherLearner), {}, "subclass of bridges.rllib.RolloutPPOTorchLearner"),
         (lambda c: c.env_runners(batch_mode="complete_episodes"), {}, "truncate_episodes"),
         (lambda c: c.multi_agent(count_steps_by="agent_steps"), {}, "count_steps_by"),
+        (lambda c: c.env_runners(explore=False), {}, "leave explore=True"),
         (lambda c: c.training(use_gae=False), {}, "use_gae"),
         (lambda c: c, {"mode": "rollouts"}, "did you mean 'rollout'"),
         (lambda c: c, {"policy_backend": "numpy"}, "known: auto, jax, torch"),
@@ -324,11 +323,10 @@ def test_the_page_runs(monkeypatch):
     """As a reader would paste it; Ray is running already."""
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    code = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(code) == 3
+    example, signature, _ = python_blocks("rllib.md")  # Tune's is run by the tests of clusters
     space = {}
-    for block in code[:2]:
-        exec(compile(block, PAGE.name, "exec"), space)
+    exec(example, space)
+    exec(signature, space)
     assert space["earned"] > 0.8 * space["best"]  # ten episodes, mostly luck
 
 

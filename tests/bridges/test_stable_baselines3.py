@@ -2,9 +2,7 @@
 
 import functools
 import importlib.util
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +18,9 @@ from bridges import stable_baselines3 as bridge
 from bridges.gymnasium_vector import MarketGymEnv, MarketVectorEnv
 from bridges.stable_baselines3 import SB3VecEnv
 from tests.bridges import test_gymnasium_vector as rows
+from tests.bridges.pages import run_page
 
 pytestmark = pytest.mark.bridge
-PAGE = Path(__file__).parents[2] / "docs" / "bridges" / "stable_baselines3.md"
 
 
 def test_every_value_is_that_of_a_dummy_vec_env_over_native_rows():
@@ -103,8 +101,6 @@ def test_without_stable_baselines3_the_extra_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_runs_and_ppo_learns():
-    space = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(compile(block, PAGE.name, "exec"), space)
+    space = run_page("stable_baselines3.md")
     assert abs(space["random"]) < 0.001
     assert space["learned"] > 0.0045
