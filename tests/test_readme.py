@@ -84,7 +84,10 @@ def test_commands_name_configs_and_settings_that_load():
 
 def test_installed_extras_exist():
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for extra in re.findall(r'pip install "\.\[(\w+)\]"', README):
+    pages = README + "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    named = set(re.findall(r'pip install "\.\[(\w+)\]"', pages)) | {row[2].strip("`") for row in table("ecosystem")}
+    assert {"rllib", "sb3", "jaxmarl"} <= named
+    for extra in named:
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
 
 
@@ -120,6 +123,6 @@ def test_presets_in_the_table_are_those_that_come_with_the_package():
 
 
 def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "benchmarks.md"):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
