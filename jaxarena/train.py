@@ -71,7 +71,7 @@ def find_config(name: str) -> Path:
         Path(__file__).resolve().parent.parent / "configs",
     ]
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         return path
     candidates = [folder / f"{path.stem}.yaml" for folder in shipped if path.parent.name in ("", "configs")]
     return next((candidate for candidate in candidates if candidate.is_file()), path)

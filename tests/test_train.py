@@ -184,6 +184,13 @@ def test_the_default_market_is_the_promised_one():
     assert impact.transient > 0
 
 
+def test_a_folder_of_the_name_does_not_hide_the_configuration(tmp_path, monkeypatch):
+    """Such as a run folder that was called after it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").mkdir()
+    assert train.find_config("smoke").is_file()
+
+
 def state_of(folder: RunFolder) -> dict[str, np.ndarray]:
     checkpoints = Checkpoints(folder.checkpoints)
     with np.load(checkpoints.path(checkpoints.steps()[-1])) as archive:

@@ -266,7 +266,7 @@ def test_a_worked_example_of_ends():
 
 
 LEAGUE = {"a": (0.9, 0.8), "b": (0.5, 0.95), "c": (0.99, 0.1)}  # gamma and lambda
-MARKETS, STEPS, LENGTH = 16, 20, 6
+MARKETS, STEPS, LENGTH = 16, 17, 6  # the second rollout begins with the last step of an episode
 
 
 class Draws:
@@ -333,7 +333,7 @@ def league_seats():
 
 def test_in_a_league_every_row_belongs_to_the_module_that_the_mapping_named():
     _, _, samples = league()
-    assert sum(batch.cut.sum() for _, _, batch, _ in samples) >= 6 * MARKETS
+    assert sum(batch.cut.sum() for _, _, batch, _ in samples) >= 5 * MARKETS
     for name, wanted in league_seats().items():
         index = np.concatenate([batch.groups[name].module for _, _, batch, _ in samples])
         found = np.asarray(samples[-1][2].modules, object)[index]
@@ -535,6 +535,51 @@ def test_a_module_whose_agents_were_all_dead_has_no_rows():
     learner = small(RolloutPPOTorchLearner, "one")
     columns = train_batch(learner.config, learner.module, [rows_by_hand(np.zeros((2, 1, 1), bool))])
     assert all(len(value) == 0 for own in columns.values() for value in own.values())
+
+
+def two_groups():
+    """A league of two roles: module `a` sits in the first one only, `b` in the second one, whose rows are longer."""
+    first = rows_by_hand(np.ones((4, 1, 2), bool), module=np.zeros((4, 1, 2), np.int16), modules=("a", "b"))
+    second = rows_by_hand(np.ones((4, 1, 2), bool), module=np.ones((4, 1, 2), np.int16), seed=1)
+    rows = second.groups["one"]
+    longer = {"obs": np.repeat(rows.obs, 2, axis=1), "last_obs": np.repeat(rows.last_obs, 2, axis=0)}
+    longer["final_obs"] = np.zeros((0, 6, 1), np.float32)
+    groups = {"short": first.groups["one"], "long": dataclasses.replace(rows, **longer)}
+    agents = {"short": ("short_000",), "long": ("long_000",)}
+    return RolloutBatch(groups, agents, first.cut, first.reset_t, first.reset_e, ("a", "b"))
+
+
+@pytest.mark.parametrize("learners", [0, 2])
+def test_a_role_adds_nothing_to_modules_that_never_sit_in_it(learners):
+    """Their observations have another size."""
+    discrete = gymnasium.spaces.Discrete(2)
+    spaces = {
+        "a": (gymnasium.spaces.Box(-1.0, 1.0, (3,)), discrete),
+        "b": (gymnasium.spaces.Box(-1.0, 1.0, (6,)), discrete),
+    }
+    module = played.config_of(spaces, played.module_of).build_learner(spaces=spaces).module
+    config = played.config_of(spaces, played.module_of).learners(num_learners=learners)
+    columns = train_batch(config, module, [two_groups()])
+    assert {name: own[Columns.OBS].shape for name, own in columns.items()} == {"a": (8, 3), "b": (8, 6)}
+    for own in columns.values():
+        assert own[Postprocessing.ADVANTAGES].mean() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_row_that_keeps_learners_together_asks_for_no_change():
+    """Module `two` has no row in this learner's share; the value it is asked for and its actions are its own."""
+    learner = small(RolloutPPOTorchLearner, "one", "two")
+    config = learner.config.copy(copy_frozen=False).learners(num_learners=2)
+    batch = rows_by_hand(np.ones((5, 1, 2), bool), module=np.zeros((5, 1, 2), np.int16), modules=("one", "two"))
+    columns = train_batch(config, learner.module, [batch])
+    assert len(columns["one"][Columns.OBS]) == 10
+    row = {name: torch.from_numpy(value) for name, value in columns["two"].items()}
+    assert len(row[Columns.OBS]) == 1
+    assert row[Postprocessing.ADVANTAGES].tolist() == [0.0]
+    with torch.no_grad():
+        value = learner.module["two"].compute_values({Columns.OBS: row[Columns.OBS]})
+        logits = learner.module["two"].forward_train({Columns.OBS: row[Columns.OBS]})[Columns.ACTION_DIST_INPUTS]
+    torch.testing.assert_close(row[Postprocessing.VALUE_TARGETS], value)
+    torch.testing.assert_close(row[Columns.ACTION_DIST_INPUTS], logits)
 
 
 def test_a_single_row_has_the_advantage_zero():
@@ -779,6 +824,15 @@ def fused_runner():
     config = use_batched(config, mode="fused")
     config.validate()  # RLlib has nothing against it
     return BatchedMultiAgentEnvRunner(config=config)
+
+
+@pytest.mark.parametrize(("rows", "learners"), [(1, 2), (2, 3), (4, 3), (5, 4), (9, 4), (8, 4)])
+def test_every_learner_gets_rows_of_every_module(rows, learners):
+    """RLlib gives the first ones a rounded-up share each, and the last ones what is left."""
+    batch = joined([TrainRows({"one": {"x": torch.arange(rows)}}, 10)], learners)
+    shares = [share["one"]["x"].tolist() for share in ShardBatchIterator(batch, learners)]
+    assert all(shares), shares
+    assert set(itertools.chain(*shares)) == set(range(rows))
 
 
 def test_a_fused_sample_survives_the_next_one():
