@@ -106,7 +106,7 @@ def rllib_config(config: ExperimentConfig, options: RllibOptions) -> Any:
             sample_timeout_s=600.0,
         )
         .learners(num_learners=options.learners)
-        .multi_agent(policies=set(config.groups), policy_mapping_fn=policy_mapping(dict(config.groups)))
+        .multi_agent(policies=list(config.groups), policy_mapping_fn=policy_mapping(dict(config.groups)))
         .rl_module(
             model_config=DefaultModelConfig(
                 fcnet_hiddens=list(ppo.hidden), fcnet_activation=ppo.activation, vf_share_layers=False

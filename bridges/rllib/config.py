@@ -116,7 +116,7 @@ def _market_name(config: AlgorithmConfig) -> str:
 
 def _map_roles(config: AlgorithmConfig, roles: tuple[str, ...]) -> None:
     """A policy for every learned role, where the config says nothing."""
-    config.multi_agent(policies=set(roles), policy_mapping_fn=policy_mapping({role: (role,) for role in roles}))
+    config.multi_agent(policies=list(roles), policy_mapping_fn=policy_mapping({role: (role,) for role in roles}))
 
 
 def policy_mapping(groups: dict[str, tuple[str, ...]]) -> Any:

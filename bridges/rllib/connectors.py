@@ -231,6 +231,9 @@ class RolloutToTrainBatch(ConnectorV2):
             }
             columns[Postprocessing.ADVANTAGES] = standardized(columns[Postprocessing.ADVANTAGES])
             out[module] = columns
+        if self._config.num_learners > 1:  # they wait for each other in every module
+            names = set(rl_module.keys()) - set(out)
+            out |= {name: no_change(rl_module[name]) for name in sorted(names)}
         return out
 
     def _rows(
@@ -259,18 +262,12 @@ class RolloutToTrainBatch(ConnectorV2):
         real = acted.reshape(-1)
         if bool(real.all()) and seat is None:
             return {name: columns}
-        out = {}
-        for module, index in modules.items():
-            mask = real if seat is None else real & seat.eq(index)
-            if bool(mask.any()):
-                out[module] = {key: value[mask] for key, value in columns.items()}
-            elif self._config.num_learners > 1:
-                # Learners wait for each other in every module. A row that asks for no change keeps them together.
-                out[module] = {key: value[:1] for key, value in columns.items()} | {
-                    Postprocessing.ADVANTAGES: torch.zeros(1, device=device),
-                    Postprocessing.VALUE_TARGETS: values.reshape(-1)[:1],
-                }
-        return out
+        masks = {name: real} if seat is None else {module: real & seat.eq(index) for module, index in modules.items()}
+        return {
+            module: {key: value[mask] for key, value in columns.items()}
+            for module, mask in masks.items()
+            if bool(mask.any())
+        }
 
     def _values(
         self, critic: "_Critic", rollout: RolloutBatch, rows: GroupRows, obs: torch.Tensor, seat: torch.Tensor | None
@@ -333,6 +330,22 @@ def gae(
         running = delta[t] + keep[t] * running
         advantage[t] = running
     return advantage
+
+
+def no_change(module: Any) -> dict[str, torch.Tensor]:
+    """One row that leaves a module as it is: its own action, its own value, no advantage."""
+    device = next(module.parameters()).device
+    obs = {Columns.OBS: torch.zeros(1, *module.unwrapped().observation_space.shape, device=device)}
+    logits = module.unwrapped().forward_train(obs)[Columns.ACTION_DIST_INPUTS]
+    chance = module.unwrapped().get_train_action_dist_cls().from_logits(logits)
+    actions = chance.sample()
+    return obs | {
+        Columns.ACTIONS: actions,
+        Columns.ACTION_DIST_INPUTS: logits,
+        Columns.ACTION_LOGP: chance.logp(actions),
+        Postprocessing.ADVANTAGES: torch.zeros(1, device=device),
+        Postprocessing.VALUE_TARGETS: module.unwrapped().compute_values(obs),
+    }
 
 
 def standardized(advantage: torch.Tensor) -> torch.Tensor:

@@ -83,10 +83,11 @@ class ProportionalMinibatches:
         num_total_minibatches: int = 0,
         shuffle: bool = True,
     ) -> None:
+        # Sorted: several learners add up gradients module by module, in the order of the batch.
         # Plain dictionaries: a SampleBatch runs Python for every access.
         self._columns = {
             module: {name: value for name, value in rows.items() if isinstance(value, torch.Tensor)}
-            for module, rows in batch.policy_batches.items()
+            for module, rows in sorted(batch.policy_batches.items())
         }
         self._rows = {module: len(next(iter(columns.values()))) for module, columns in self._columns.items()}
         most = max(self._rows.values(), default=0)

@@ -116,8 +116,9 @@ def joined(chunks: Sequence[TrainRows], learners: int = 0) -> MultiAgentBatch:
         parts = [chunk.columns[module] for chunk in chunks if module in chunk.columns]
         columns = {name: _cat([part[name] for part in parts]) for name in parts[0]}
         rows = len(next(iter(columns.values())))
-        if 0 < rows < learners:  # learners wait for each other in every module
-            again = torch.arange(learners) % rows
+        share = math.ceil(rows / max(1, learners))  # RLlib rounds up, and the last learners get what is left
+        if 0 < rows <= share * (learners - 1):  # learners wait for each other in every module
+            again = torch.arange(share * learners) % rows
             columns = {name: value[again] for name, value in columns.items()}
         if rows:
             batches[module] = SampleBatch(columns)

@@ -549,7 +549,10 @@ def two_groups():
     return RolloutBatch(groups, agents, first.cut, first.reset_t, first.reset_e, ("a", "b"))
 
 
-@pytest.mark.parametrize("learners", [0, 2])
+@pytest.mark.parametrize(
+    "learners",
+    [0, 2],
+)
 def test_a_role_adds_nothing_to_modules_that_never_sit_in_it(learners):
     """Their observations have another size."""
     discrete = gymnasium.spaces.Discrete(2)
@@ -669,6 +672,13 @@ def test_minibatches_tell_their_share_of_market_steps():
     assert [minibatch.env_steps() for minibatch in minibatches] == [25] * 8
 
 
+def test_modules_come_in_the_same_order_whatever_that_of_the_batch():
+    """Learners add up gradients in the order of their modules: another order mixes those of two modules."""
+    for rows in ({"one": 6, "two": 4}, {"two": 4, "one": 6}):
+        first = next(iter(ProportionalMinibatches(numbered(**rows), 1, 3)))
+        assert list(first.policy_batches) == ["one", "two"]
+
+
 def test_a_batch_without_modules_gives_no_minibatch():
     assert list(ProportionalMinibatches(MultiAgentBatch({}, 10), 3, 4)) == []
 
@@ -729,7 +739,10 @@ def learn_together(rank, store, told):
     for few, many in (((36, 20), (640, 600)), ((30, 0), (320, 300))):
         module = np.ones((few[rank] + many[rank], 1, 1), np.int16)
         module[: few[rank]] = 0
-        batch = rows_by_hand(np.ones(module.shape, bool), module=module, modules=("few", "many"), seed=rank)
+        modules = ("few", "many")
+        if rank:  # every runner numbers modules as its own episodes first name them
+            module, modules = 1 - module, ("many", "few")
+        batch = rows_by_hand(np.ones(module.shape, bool), module=module, modules=modules, seed=rank)
         total = (few[0] + few[1] + many[0] + many[1]) // 32
         learner.update(episodes=[batch], num_epochs=1, minibatch_size=16, num_total_minibatches=total)
     told.put(
@@ -826,7 +839,10 @@ def fused_runner():
     return BatchedMultiAgentEnvRunner(config=config)
 
 
-@pytest.mark.parametrize(("rows", "learners"), [(1, 2), (2, 3), (4, 3), (5, 4), (9, 4), (8, 4)])
+@pytest.mark.parametrize(
+    ("rows", "learners"),
+    [(1, 2), (2, 3), (8, 4), (4, 3), (5, 4), (9, 4)],
+)
 def test_every_learner_gets_rows_of_every_module(rows, learners):
     """RLlib gives the first ones a rounded-up share each, and the last ones what is left."""
     batch = joined([TrainRows({"one": {"x": torch.arange(rows)}}, 10)], learners)
