@@ -33,10 +33,13 @@ def register_market(id: str, factory: Callable[[], MarketLike] | None = None) ->
 
 
 def register_all() -> None:
-    """Register every market of `jaxarena.registered()` that is not known yet."""
+    """Register every market of `jaxarena.registered()`, and all others again that Ray forgot when it was shut down."""
     for id in jaxarena.registered():
-        if not _global_registry.contains(ENV_CREATOR, f"{PREFIX}{id}"):
+        if f"{PREFIX}{id}" not in _CREATORS:
             register_market(id)
+    for name, creator in _CREATORS.items():
+        if not _global_registry.contains(ENV_CREATOR, name):
+            register_env(name, creator)
 
 
 def market_of(name: str) -> MarketLike:
@@ -45,13 +48,10 @@ def market_of(name: str) -> MarketLike:
     Raises:
         ValueError: no market has this name; with the nearest one.
     """
+    register_all()
     if not _global_registry.contains(ENV_CREATOR, name):
-        if name in _CREATORS:  # Ray was shut down and started again since, and has forgotten
-            register_env(name, _CREATORS[name])
-        else:
-            id = name.removeprefix(PREFIX)
-            load_market(id)
-            register_market(id)
+        load_market(name.removeprefix(PREFIX))
+        register_market(name.removeprefix(PREFIX))
     create = _global_registry.get(ENV_CREATOR, name)
     return _build_once(*create.args)
 

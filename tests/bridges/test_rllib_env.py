@@ -21,7 +21,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 import jaxarena
 from bridges.markets import compiled, gymnasium_space
 from bridges.rllib import MarketMultiAgentEnv, MarketVectorEnv, register_market, vector_env
-from bridges.rllib.registration import market_of
+from bridges.rllib.registration import market_of, register_all
 from jaxarena.core.spaces import Box
 from jaxarena.env.wrappers import Markets
 from tests.bridges.rllib_markets import planted, two_roles
@@ -31,6 +31,12 @@ pytestmark = pytest.mark.bridge
 
 MARKETS, STEPS, SEED = 8, 170, 5
 CRASHING = ["bold_000", "bold_001", "wary_000"]
+
+
+@pytest.fixture(autouse=True)
+def known():
+    """Other tests of this process may have shut Ray down, which forgets names."""
+    register_all()
 
 
 def agents_of(env):
