@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bridges.train_rllib import RllibOptions, iterations_of, record_of, rllib_config, start_ray
+from bridges.train_rllib import RllibOptions, iterations_of, record_of, rllib_config, start_ray, steps_of_iteration
 from jaxarena.experiment.config import ExperimentConfig, load_config
 from jaxarena.experiment.training import Trainer
 from jaxarena.train import find_config, sources
@@ -59,9 +59,7 @@ def rllib(config: ExperimentConfig, options: RllibOptions) -> dict[str, Any]:
         if record["episodes"]:
             returns.append({role: record[f"return/{role}"] for role in roles})
     algorithm.stop()
-    agents = sum(role.count for role in config.market.roles if role.learned)
-    steps = config.ppo.rollout_length * config.train.markets * agents
-    return _row(f"rllib {options.mode}", config, steps, build_s, seconds, returns)
+    return _row(f"rllib {options.mode}", config, steps_of_iteration(config), build_s, seconds, returns)
 
 
 def run(config: ExperimentConfig, modes: Sequence[str]) -> list[dict[str, Any]]:

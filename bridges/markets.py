@@ -68,6 +68,16 @@ def gymnasium_space(space: Space) -> Any:
     return spaces.MultiDiscrete(space.sizes)
 
 
+def gymnasium_spaces(env: MarketEnv) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Observation and action space of each agent by its name; agents of one role share theirs."""
+    observation: dict[str, Any] = {}
+    action: dict[str, Any] = {}
+    for role, ids in agent_ids(env).items():
+        observation |= dict.fromkeys(ids, gymnasium_space(env.observation_space(role)))
+        action |= dict.fromkeys(ids, gymnasium_space(env.action_space(role)))
+    return observation, action
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a module of an optional package.
 

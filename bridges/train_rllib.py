@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from bridges.markets import require
+from bridges.markets import require, role_of
+from jaxarena.env.roles import Role
 from jaxarena.experiment.config import ExperimentConfig, dump_config, load_config
 from jaxarena.experiment.files import read_json, write_json
 from jaxarena.experiment.markets import build_market
@@ -135,9 +136,12 @@ def rllib_config(config: ExperimentConfig, options: RllibOptions) -> Any:
 
 def iterations_of(config: ExperimentConfig) -> int:
     """PPO updates of the whole run."""
-    env, _ = build_market(config, "train")
-    agents = sum(env.num_agents(role) for role in env.learned_roles)
-    return max(1, math.ceil(config.train.agent_steps / (config.ppo.rollout_length * config.train.markets * agents)))
+    return max(1, math.ceil(config.train.agent_steps / steps_of_iteration(config)))
+
+
+def steps_of_iteration(config: ExperimentConfig) -> int:
+    """Agent steps of one PPO update, of dead agents too."""
+    return config.ppo.rollout_length * config.train.markets * sum(role.count for role in _learned(config))
 
 
 def record_of(result: Mapping[str, Any], config: ExperimentConfig) -> dict[str, Any]:
@@ -145,8 +149,8 @@ def record_of(result: Mapping[str, Any], config: ExperimentConfig) -> dict[str, 
     sampled, learned = result["env_runners"], result["learners"]
     returns = sampled.get("agent_episode_returns_mean", {})
     record: dict[str, Any] = {}
-    for role in (role.name for role in config.market.roles if role.learned):
-        own = [value for agent, value in returns.items() if agent.rpartition("_")[0] == role]
+    for role in (role.name for role in _learned(config)):
+        own = [value for agent, value in returns.items() if role_of(agent) == role]
         record[f"return/{role}"] = float(np.mean(own)) if own else float("nan")
     for group in config.groups:
         for name, theirs in (
@@ -215,10 +219,9 @@ def train(
     position = checkpoints.restore(algorithm) if resume else Position()
     position = dataclasses.replace(position, compile_s=position.compile_s + time.perf_counter() - begun)
     total, period = iterations_of(config), config.train.updates_per_chunk
-    env, _ = build_market(config, "train")
-    per_iteration = config.ppo.rollout_length * config.train.markets * sum(map(env.num_agents, env.learned_roles))
+    per_iteration = steps_of_iteration(config)
     step = position.iterations * per_iteration
-    shown = tuple(f"return/{role}" for role in env.learned_roles)
+    shown = tuple(f"return/{role}" for role in (role.name for role in _learned(config)))
     progress = ProgressTracker(total * per_iteration, step, shown)
     started = saved = time.perf_counter()
     before_s, records = position.wall_s, list[dict[str, Any]]()
@@ -383,6 +386,10 @@ def _check(config: ExperimentConfig, options: RllibOptions) -> None:
     for name, count in (("--env-runners", options.env_runners), ("--learners", options.learners)):
         if count < 0 or config.train.markets % max(1, count):
             raise ValueError(f"{name}: got {count}, which does not divide train.markets={config.train.markets}")
+
+
+def _learned(config: ExperimentConfig) -> list[Role]:
+    return [role for role in config.market.roles if role.learned]
 
 
 def _largest_group(config: ExperimentConfig) -> int:

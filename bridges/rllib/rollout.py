@@ -98,7 +98,10 @@ class Collector:
 
     def see(self, group: Group, moments: Mapping[str, Moments], obs: Mapping[str, jax.Array]) -> jax.Array:
         """Observations by role as the group's module sees them, `[D, n, E]`."""
-        return self._normalized(group, moments, group.observe(obs))
+        x = group.observe(obs)
+        if self.observation_clip is None:
+            return x
+        return normalize.normalize(x, moments[group.name], self.observation_clip)
 
     def see_all(self, moments: Mapping[str, Moments], obs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`see` for every group."""
@@ -214,11 +217,6 @@ class Collector:
             )
             by_group[group.name] = jnp.swapaxes(action, 0, 1) if action.ndim > 2 else action
         return self.seating.spread(by_group)
-
-    def _normalized(self, group: Group, moments: Mapping[str, Moments], x: jax.Array) -> jax.Array:
-        if self.observation_clip is None:
-            return x
-        return normalize.normalize(x, moments[group.name], self.observation_clip)
 
 
 class Programs(NamedTuple):

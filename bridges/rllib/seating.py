@@ -7,7 +7,7 @@ anything that is computed from observations.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from bridges.markets import agent_ids, gymnasium_space
+from bridges.markets import agent_ids, gymnasium_spaces
 from jaxarena.core.spaces import Space
 from jaxarena.env.env import MarketEnv
 
@@ -95,16 +95,12 @@ class Seating:
     @functools.cached_property
     def observation_spaces(self) -> dict[str, Any]:
         """Gymnasium space of each agent's observation."""
-        return {agent: space for role, ids in self.ids.items() for agent, space in self._repeat(role, ids, True)}
+        return gymnasium_spaces(self.env)[0]
 
     @functools.cached_property
     def action_spaces(self) -> dict[str, Any]:
         """Gymnasium space of each agent's action."""
-        return {agent: space for role, ids in self.ids.items() for agent, space in self._repeat(role, ids, False)}
-
-    def _repeat(self, role: str, ids: Iterable[str], observation: bool) -> list[tuple[str, Any]]:
-        space = gymnasium_space(self.env.observation_space(role) if observation else self.env.action_space(role))
-        return [(agent, space) for agent in ids]
+        return gymnasium_spaces(self.env)[1]
 
     def _by_role(self) -> tuple[Group, ...]:
         return tuple(self._group(role, [(role, tuple(range(len(ids))))]) for role, ids in self.ids.items())

@@ -21,7 +21,7 @@ from bridges.markets import (
     MarketLike,
     agent_ids,
     compiled,
-    gymnasium_space,
+    gymnasium_spaces,
     idle_actions,
     load_market,
     market_key,
@@ -309,13 +309,9 @@ def _rows(by_role: ByRole) -> ByRole:
 
 def _describe_agents(target: Any, env: MarketEnv) -> None:
     """Give an RLlib environment its agents and their spaces."""
-    ids = agent_ids(env)
-    target.possible_agents = [agent for own in ids.values() for agent in own]
+    target.possible_agents = [agent for own in agent_ids(env).values() for agent in own]
     target.agents = list(target.possible_agents)
-    observation = {role: gymnasium_space(env.observation_space(role)) for role in ids}
-    action = {role: gymnasium_space(env.action_space(role)) for role in ids}
-    target.observation_spaces = {agent: observation[role] for role, own in ids.items() for agent in own}
-    target.action_spaces = {agent: action[role] for role, own in ids.items() for agent in own}
+    target.observation_spaces, target.action_spaces = gymnasium_spaces(env)
 
 
 def describe_market(env: MarketEnv, params: MarketParams, market: MarketState, index: int) -> str:

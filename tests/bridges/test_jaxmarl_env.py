@@ -16,26 +16,13 @@ from jaxmarl.wrappers.baselines import CTRolloutManager, LogWrapper
 
 from bridges import jaxmarl_env
 from bridges.jaxmarl_env import MarketJaxMARL
-from bridges.markets import load_market
 from tests.bridges.pages import assert_extra_is_named, run_page
+from tests.bridges.short_markets import market
 from tests.env import test_endings as crash
 
 pytestmark = pytest.mark.bridge
 STEPS, MARKETS = 26, 3
 MARKET_NAMES = ["PlantedSignal-v0", "crashing"]
-
-
-@functools.cache
-def market(name):
-    """A preset with episodes of twelve steps, or two crashes in ten steps.
-
-    In `crashing` the agents are `bold_000`, `bold_001` and `wary_000`, with a scripted one between them.
-    """
-    if name == "crashing":
-        batch, params = crash.markets()
-        return batch.env, params
-    env, params = load_market(name)
-    return env, params.replace(episode_length=jnp.int32(12))
 
 
 def keys():

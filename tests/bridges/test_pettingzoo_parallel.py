@@ -14,27 +14,14 @@ from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test
 from pettingzoo.utils import parallel_to_aec
 
 from bridges import pettingzoo_parallel
-from bridges.markets import load_market
 from bridges.pettingzoo_parallel import MarketParallelEnv
 from jaxarena.env.wrappers import Markets
 from tests.bridges.pages import assert_extra_is_named, run_page
+from tests.bridges.short_markets import market
 from tests.env import test_endings as crash
 
 pytestmark = pytest.mark.bridge
 IDLE, ALL_IN = np.full(1, np.nan, np.float32), np.ones(1, np.float32)
-
-
-@functools.cache
-def market(name):
-    """A preset with episodes of twelve steps, or two crashes in ten steps.
-
-    In `crashing` the agents are `bold_000`, `bold_001` and `wary_000`, with a scripted one between them.
-    """
-    if name == "crashing":
-        batch, params = crash.markets()
-        return batch.env, params
-    env, params = load_market(name)
-    return env, params.replace(episode_length=jnp.int32(12))
 
 
 @functools.cache
