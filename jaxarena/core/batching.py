@@ -190,6 +190,8 @@ def _apply(equation: Any, inputs: list[Batched], size: int) -> list[Batched]:
         return _results(equation.primitive.bind(*operands, **params), equation, True)
     if name in _SAME_PARAMS:
         return _results(equation.primitive.bind(*operands, **params), equation, True)
+    if name == "while":
+        return _results(_while(inputs, params, size), equation, True)
     if name in _INDEPENDENT:
         operands = _parts(operands, flags, shapes, size)
         return _results(equation.primitive.bind(*operands, **params), equation, True)
@@ -198,6 +200,24 @@ def _apply(equation: Any, inputs: list[Batched], size: int) -> list[Batched]:
     axes = [-1 if flag else None for flag in flags]
     mapped = jax.vmap(lambda *xs: equation.primitive.bind(*xs, **params), in_axes=axes, out_axes=-1, axis_size=size)
     return _results(mapped(*operands), equation, True)
+
+
+def _while(inputs: list[Batched], params: dict[str, Any], size: int) -> list[Any]:
+    """Loop until every batch entry is done; those that are done earlier keep their values."""
+    n_test, n_body = params["cond_nconsts"], params["body_nconsts"]
+    test_consts, body_consts = inputs[:n_test], inputs[n_test : n_test + n_body]
+    start = [value if flag else _broadcast(value, np.shape(value), size) for value, flag in inputs[n_test + n_body :]]
+
+    def unfinished(values: list[Any]) -> Batched:
+        return _interpret(params["cond_jaxpr"], [*test_consts, *((value, True) for value in values)], size)[0]
+
+    def advance(values: list[Any]) -> list[Any]:
+        going, flag = unfinished(values)
+        found = _interpret(params["body_jaxpr"], [*body_consts, *((value, True) for value in values)], size)
+        after = [value if batched else _broadcast(value, np.shape(value), size) for value, batched in found]
+        return [jnp.where(going, new, old) for new, old in zip(after, values, strict=True)] if flag else after
+
+    return lax.while_loop(lambda values: jnp.any(unfinished(values)[0]), advance, start)
 
 
 def _results(outputs: Any, equation: Any, flag: bool) -> list[Batched]:

@@ -6,7 +6,7 @@ box is clipped, and both are counted.
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,28 @@ from jaxarena.core.component import Component
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxarena.core.tree import static
+from jaxarena.core.types import Orders
 from jaxarena.market.views import AccountView, MarketView
 
 
 class ActionMap(Component, family="action"):
-    """Turns the actions of `n` agents into lots to trade."""
+    """Turns the actions of `n` agents into orders."""
+
+    #: Whether it sends limit orders, which not every mechanism takes.
+    quotes: ClassVar[bool] = False
+
+    @property
+    def n_slots(self) -> int:
+        """Order slots per asset that it uses."""
+        return 1
 
     @abstractmethod
     def space(self, n_assets: int) -> Space:
         """Space of one agent's action."""
 
     @abstractmethod
-    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
-        """Lots to trade for valid actions, `[n, A]` int32.
+    def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        """Orders for valid actions, `[n, A, n_slots]`.
 
         Args:
             action: `[n, ...]` inside the space.
@@ -41,8 +50,8 @@ class ActionMap(Component, family="action"):
     def validate(self, where: str) -> None:
         """Raise ValueError for parameters without meaning. Host only."""
 
-    def decide(self, action: jax.Array, market: MarketView, account: AccountView) -> tuple[jax.Array, jax.Array]:
-        """Lots for any action, `[n, A]` int32, and the number of entries masked or clipped, `[n]` int32."""
+    def decide(self, action: jax.Array, market: MarketView, account: AccountView) -> tuple[Orders, jax.Array]:
+        """Orders for any action, `[n, A, n_slots]`, and the number of entries masked or clipped, `[n]` int32."""
         space = self.space(market.mid.size)
         n = account.positions.shape[0]
         flat = action.reshape(n, -1)
@@ -55,12 +64,24 @@ class ActionMap(Component, family="action"):
             usable = (flat >= 0) & (flat < sizes)
             safe = jnp.where(usable, flat, 0).astype(jnp.int32)
             wrong = ~usable
-        lots = self.lots(safe.reshape(action.shape), market, account)
-        usable = fold(jnp.logical_and, usable, axis=1)
-        return jnp.where(usable[:, None], lots, 0), total(wrong.astype(jnp.int32), 1)
+        orders = self.orders(safe.reshape(action.shape), market, account)
+        usable = fold(jnp.logical_and, usable, axis=1)[:, None, None]
+        return jax.tree.map(lambda leaf: jnp.where(usable, leaf, 0), orders), total(wrong.astype(jnp.int32), 1)
 
 
-class TargetWeights(ActionMap):
+class _Trades(ActionMap):
+    """One market order per asset."""
+
+    @abstractmethod
+    def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Lots to trade for valid actions, `[n, A]` int32; see `ActionMap.orders`."""
+
+    def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        """See `ActionMap.orders`."""
+        return Orders.market(self.lots(action, market, account))
+
+
+class TargetWeights(_Trades):
     """One number per asset: the signed share of equity to hold in it, scaled by the leverage limit.
 
     Space `Box(low, 1)^A`. Weights whose absolute values sum to more than 1 are scaled down to 1;
@@ -83,7 +104,7 @@ class TargetWeights(ActionMap):
         return toward_weights(share * account.limits.leverage()[:, None], market, account)
 
 
-class TradeFraction(ActionMap):
+class TradeFraction(_Trades):
     """One number per asset in [-1, 1]: the sign is the side, the size is the fraction.
 
     Buying spends that fraction of what the account may still open, split equally over the assets;
@@ -100,7 +121,7 @@ class TradeFraction(ActionMap):
         return trade_fraction(action, market, account)
 
 
-class BuyHoldSell(ActionMap):
+class BuyHoldSell(_Trades):
     """One integer per asset out of `2 * levels + 1`: sell all … sell 1/levels, hold, buy 1/levels … buy all.
 
     Fractions mean what they mean in `TradeFraction`.
@@ -121,7 +142,7 @@ class BuyHoldSell(ActionMap):
         return trade_fraction((action - self.levels) / self.levels, market, account)
 
 
-class TargetExposure(ActionMap):
+class TargetExposure(_Trades):
     """One integer: the exposure to hold, spread equally over the assets.
 
     Choice `i` of `n_levels` means `low + (high - low) * i / (n_levels - 1)` times the basis: equity, or

@@ -89,6 +89,7 @@ def _validate(market: MarketParams) -> None:
     market.costs.validate()
     market.financing.validate()
     market.process.validate(int(market.episode_length), window_rows(market))
+    _validate_orders(market)
     _validate_money(market)
 
 
@@ -112,6 +113,33 @@ def _validate_horizon(market: MarketParams, role: Role) -> None:
             f"roles.{role.name}.observations: 'time_left' belongs to a terminal horizon and only there, but "
             f"market.horizon is {market.horizon!r}; {'remove' if sees_time else 'add'} the block or change the horizon"
         )
+
+
+def _validate_orders(market: MarketParams) -> None:
+    """Roles must send orders that the mechanism takes, and not read what it does not show."""
+    makes_price, mechanism = market.mechanism.makes_price, market.mechanism.kind()
+    slots = [role.action.n_slots if role.learned else role.strategy.n_slots for role in market.roles]
+    for role in market.roles:
+        source = role.action if role.learned else role.strategy
+        if source.quotes and not makes_price:
+            raise ValueError(
+                f"roles.{role.name}: {source.kind()!r} sends limit orders, which the mechanism {mechanism!r} does not "
+                "take; use a call_auction or another action or strategy"
+            )
+        for term in role.rewards:
+            if role.learned and term.needs_value and not makes_price:
+                raise ValueError(
+                    f"roles.{role.name}.rewards: {term.kind()!r} counts holdings at a hidden value, and the mechanism "
+                    f"{mechanism!r} trades at prices from outside; use 'profit' or a call_auction"
+                )
+        for name in ("signal_noise_bps", "private_value_bps"):
+            if getattr(role, name) is not None and not makes_price:
+                raise ValueError(
+                    f"roles.{role.name}.{name}: the mechanism {mechanism!r} trades at prices from outside, so there "
+                    "is no hidden value; remove it or use a call_auction"
+                )
+        largest = int(np.max(np.asarray(role.limits.max_position_lots)))
+        market.mechanism.validate_orders(sum(r.count for r in market.roles), max(slots), largest)
 
 
 def _validate_money(market: MarketParams) -> None:

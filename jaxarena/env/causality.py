@@ -70,13 +70,13 @@ def _run(env: MarketEnv, params: MarketParams, key: jax.Array, future: jax.Array
         obs, state = carry
         step_key = fold_in(key, 1 + t)
         action = env.sample_actions(fold_in(step_key, 0))
-        lots = env.decide(fold_in(fold_in(step_key, 1), 0), state, action, params).lots
+        orders = env.decide(fold_in(fold_in(step_key, 1), 0), state, action, params).orders
         # Agents draw from the shared stream of this step; the process from the future's own after `at`.
         later = jnp.where(t >= at, future, 0)
         env_key = fold_in(step_key, 1 + later)
         following, state, reward, terminated, truncated, _ = env.step_env(env_key, state, action, params)
         return (following, state), {
-            "seen": {"obs": obs, "lots": lots},
+            "seen": {"obs": obs, "orders": orders},
             "earned": {"reward": reward, "terminated": terminated, "truncated": truncated},
         }
 

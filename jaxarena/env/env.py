@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
-from jaxarena.core.draws import fold_in
+from jaxarena.core.draws import fold_in, normals, uniforms
 from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Space
@@ -20,9 +20,10 @@ from jaxarena.core.types import Bar, Orders, Quote
 from jaxarena.env import build, observations, settlement
 from jaxarena.env.rewards import Transition
 from jaxarena.env.roles import Role
-from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState
+from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState, Private
 from jaxarena.market import ledger as ledgers
 from jaxarena.market import margin
+from jaxarena.market.costs import BPS
 from jaxarena.market.indicators import Window, update_all
 from jaxarena.market.processes import Process
 from jaxarena.market.views import AccountView, MarketView
@@ -178,7 +179,7 @@ class MarketEnv:
         decision = self.decide(fold_in(key, 0), state, action, params)
         process, quote = self._advance(fold_in(key, 1), state, params)
         cleared = self._clear(fold_in(key, 2), state, decision, quote, params)
-        after, transition = self._settle(state, decision, process, quote, cleared, params)
+        after, transition = self._settle(fold_in(key, 3), state, decision, process, quote, cleared, params)
         return self._outcome(state, after, decision, cleared, transition, params)
 
     def observe(self, state: MarketState, params: MarketParams) -> ByRole:
@@ -193,7 +194,7 @@ class MarketEnv:
     def decide(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Decision:
         """What every agent wants to trade, seeing bar t: learners, strategies, and margin calls over both."""
         market = self.market_view(state, params)
-        lots, clipped = [], []
+        orders, clipped = [], []
         for index, role in enumerate(params.roles):
             account = self.account_view(role.name, state, params)
             if role.learned:
@@ -202,17 +203,26 @@ class MarketEnv:
             else:
                 wanted = role.strategy.act(fold_in(key, index), market, account)
                 wrong = jnp.zeros(role.count, jnp.int32)
-            lots.append(wanted)
+            orders.append(wanted)
             clipped.append(wrong)
+        slots = max(wanted.lots.shape[2] for wanted in orders)
+        everybody = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(wanted.pad(slots) for wanted in orders))
         accounts, positions = state.accounts, state.ledger.agents.lots
         called, forced = margin.forced_lots(
             positions, accounts.equity_mid, accounts.gross, accounts.initial_equity, self._limits(params)
         )
-        wanted = jnp.where(called[:, None], forced, jnp.concatenate(lots))
-        if params.horizon == "terminal":
-            wanted = jnp.where(state.step + 1 >= params.episode_length, -positions, wanted)
-        wanted = jnp.where(accounts.alive[:, None], wanted, 0)
-        return once(Decision(lots=wanted, called=called & accounts.alive, actions_clipped=jnp.concatenate(clipped)))
+        everybody = _where_agents(called, Orders.market(forced).pad(slots), everybody)
+        if params.horizon == "terminal" and not params.mechanism.makes_price:
+            closing = jnp.broadcast_to(state.step + 1 >= params.episode_length, called.shape)
+            everybody = _where_agents(closing, Orders.market(-positions).pad(slots), everybody)
+        nothing = jax.tree.map(jnp.zeros_like, everybody)
+        return once(
+            Decision(
+                orders=_where_agents(accounts.alive, everybody, nothing),
+                called=called & accounts.alive,
+                actions_clipped=jnp.concatenate(clipped),
+            )
+        )
 
     def _advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:
         """Move the exogenous price to bar t+1, still hidden from every agent."""
@@ -224,7 +234,9 @@ class MarketEnv:
     ) -> Cleared:
         """Trim orders to what accounts can carry at the worst price, and match what is left."""
         tick_value = params.tick_value
-        prices = params.mechanism.price_range(state.mechanism, decision.lots, quote)
+        mechanism, admitted, refused = params.mechanism.admit(state.mechanism, decision.orders, quote)
+        mechanism, admitted = once((mechanism, admitted))
+        prices = params.mechanism.price_range(mechanism, admitted, quote)
         lowest, mid, highest = (price * tick_value for price in prices)
         agents = state.ledger.agents
         fee_rate, fixed_fee = params.costs.bound()
@@ -237,13 +249,17 @@ class MarketEnv:
             fixed_fee=fixed_fee * params.quanta_per_unit,
             positions=agents.lots,
         )
-        lots = once(margin.trim(decision.lots, exposure, self._limits(params)))
-        mechanism, fills, bar = params.mechanism.clear(key, state.mechanism, Orders.market(lots), quote, tick_value)
-        trimmed = total((lots != decision.lots).astype(jnp.int32), 1)
-        return once(Cleared(mechanism=mechanism, fills=fills, bar=bar, mid=mid, orders_trimmed=trimmed))
+        lots = once(margin.trim_slots(admitted.lots, exposure, self._limits(params)))
+        orders = Orders(lots=lots, limit_ticks=admitted.limit_ticks)
+        mechanism, fills, bar = params.mechanism.clear(key, mechanism, orders, quote, tick_value)
+        trimmed = total(total((lots != admitted.lots).astype(jnp.int32), 2), 1)
+        return Cleared(
+            mechanism=mechanism, fills=fills, bar=bar, mid=once(mid), orders_refused=refused, orders_trimmed=trimmed
+        )
 
     def _settle(
         self,
+        key: jax.Array,
         state: MarketState,
         decision: Decision,
         process: Any,
@@ -253,10 +269,14 @@ class MarketEnv:
     ) -> tuple[MarketState, Transition]:
         """Move cash and lots, charge what is owed, mark at bar t+1, bury the bankrupt."""
         limits = self._limits(params)
-        book, cost = settlement.book(state.ledger, decision.called, quote, cleared, limits, params)
+        at_end = state.step + 1 >= params.episode_length
+        book, cost = settlement.book(state.ledger, decision.called, quote, cleared, at_end, limits, params)
         mid = params.mechanism.mid(cleared.mechanism, quote) * params.tick_value
         book, cost, mid = once((book, cost, mid))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
+        if params.mechanism.makes_price:
+            gain = settlement.value_gain(state, book, quote, cleared, self._private_values(state, params), params)
+            transition = transition.replace(value_gain=gain)
         window = state.window.push(cleared.bar)
         indicated = _indicate(params, state.carries, window)
         flow = total(cleared.fills.bought - cleared.fills.sold, 0) / quote.depth_lots
@@ -275,6 +295,7 @@ class MarketEnv:
             ledger=book,
             accounts=accounts,
             statistics=state.statistics,
+            private=state.private.replace(signals=self._signals(key, quote.bar.close, params)),
         )
         return after, transition
 
@@ -321,6 +342,8 @@ class MarketEnv:
             signal=params.process.signal(state.process) if announces else None,
             step=state.step,
             time_left=1.0 - state.step / params.episode_length,
+            book=params.mechanism.book(state.mechanism),
+            tick_value=params.tick_value,
         )
 
     def account_view(self, role: str, state: MarketState, params: MarketParams) -> AccountView:
@@ -334,15 +357,22 @@ class MarketEnv:
             peak_equity=accounts.peak_equity,
             entry_price=accounts.entry_price,
             limits=self._limits(params),
+            orders=params.mechanism.own(state.mechanism),
         )
-        return _rows(everybody, self.agent_slice(role))
+        index = [candidate.name for candidate in self.roles].index(role)
+        traits = state.private.traits[index]
+        return _rows(everybody, self.agent_slice(role)).replace(
+            traits=traits,
+            signal_ticks=state.private.signals[index],
+            private_value=params.roles[index].private_value(traits),
+        )
 
     def first_state(self, key: jax.Array, params: MarketParams) -> MarketState:
         """The state at the start of an episode. key: consumed."""
         process, bar = once(params.process.init(key, params.episode_length))
         n, n_assets = self.total_agents, bar.close.size
         quote = self._quote(process, bar.close, bar, params)
-        mechanism = params.mechanism.init(n_assets)
+        mechanism = params.mechanism.init(bar.close, n, self._slots(params))
         mid = params.mechanism.mid(mechanism, quote) * params.tick_value
         book = settlement.endow(params)
         equity, at_mid, gross = settlement.valuation(book, mechanism, mid, quote, params)
@@ -371,6 +401,31 @@ class MarketEnv:
             ledger=book,
             accounts=accounts,
             statistics=EpisodeStatistics(reward=nothing, cost=nothing, traded=nothing),
+            private=Private(
+                traits=tuple(_traits(fold_in(key, i), role) for i, role in enumerate(params.roles)),
+                signals=self._signals(fold_in(key, n), bar.close, params),
+            ),
+        )
+
+    def _signals(self, key: jax.Array, value_ticks: jax.Array, params: MarketParams) -> tuple[jax.Array | None, ...]:
+        """What the agents of each role believe the asset is worth now. key: consumed."""
+        return tuple(
+            None
+            if role.signal_noise_bps is None
+            else _signal(fold_in(key, index), role.signal_noise_bps, role.count, value_ticks)
+            for index, role in enumerate(params.roles)
+        )
+
+    def _private_values(self, state: MarketState, params: MarketParams) -> jax.Array:
+        """What a lot is worth to each agent on top of its value, as a share of it, `[N]` float32."""
+        pairs = zip(params.roles, state.private.traits, strict=True)
+        values = [(role, role.private_value(traits)) for role, traits in pairs]
+        return jnp.concatenate([jnp.zeros(role.count) if value is None else value for role, value in values])
+
+    def _slots(self, params: MarketParams) -> int:
+        """Order slots of each agent: as many as the role with the most uses."""
+        return max(
+            role.action.n_slots if role.learned else role.strategy.n_slots for role in params.roles
         )
 
     def _quote(self, process: Any, previous_close: jax.Array, bar: Bar, params: MarketParams) -> Quote:
@@ -406,6 +461,20 @@ class MarketEnv:
 
 def _rows(tree: Any, rows: slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _where_agents(chosen: jax.Array, if_true: Orders, if_false: Orders) -> Orders:
+    """Orders of some agents from one place and of the others from another; `chosen` is `[N]`."""
+    return jax.tree.map(lambda a, b: jnp.where(chosen[:, None, None], a, b), if_true, if_false)
+
+
+def _traits(key: jax.Array, role: Role) -> jax.Array | None:
+    return uniforms(key, (role.count, role.n_traits)) if role.n_traits else None
+
+
+def _signal(key: jax.Array, noise_bps: float | jax.Array, count: int, value_ticks: jax.Array) -> jax.Array:
+    noise = normals(uniforms(key, (count, value_ticks.size))) * (noise_bps * jnp.float32(BPS))
+    return value_ticks * (1.0 + noise)
 
 
 def _indicate(params: MarketParams, carries: tuple[Any, ...], window: Window) -> tuple[Any, tuple[jax.Array, ...]]:

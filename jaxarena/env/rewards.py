@@ -4,6 +4,7 @@ Belongs here: what an agent is paid for one step. Does not belong here: how equi
 """
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,10 @@ class Transition(Record):
     drawdown: jax.Array  # [n] share
     variance: jax.Array  # [n] exponentially weighted variance of log returns per step
     weights: jax.Array  # [n, A] share of equity
+    inventory: jax.Array  # [n, A] position over the largest one allowed
+    captured: jax.Array  # [n] what the fills gained against the price after them, or the hidden value where there is one
     cost: jax.Array  # [n] fees, spread and impact paid
+    value_gain: jax.Array | None = None  # [n] gain with holdings at the hidden value, where there is one
 
     @property
     def log_return(self) -> jax.Array:
@@ -35,6 +39,9 @@ class Transition(Record):
 
 class Reward(Component, family="reward"):
     """One term of a role's reward."""
+
+    #: Whether it needs a hidden value, which only a mechanism that makes its own price has.
+    needs_value: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, transition: Transition) -> jax.Array:
@@ -99,3 +106,47 @@ class CostPenalty(Reward):
     def value(self, transition: Transition) -> jax.Array:
         """Fees, spread and impact paid in this step."""
         return -self.weight * transition.cost / transition.initial_equity
+
+
+class ValueProfit(Reward):
+    """`weight * (U' - U) / V_0` with `U` cash and holdings at the hidden value: what positions will settle at.
+
+    Linear in the position. No trade can move the value, so agents cannot mark each other up. Holdings count with what
+    they are worth to the agent on top of the value, if its role has private values.
+    """
+
+    needs_value: ClassVar[bool] = True
+
+    weight: float = 1.0
+
+    def value(self, transition: Transition) -> jax.Array:
+        """Change of equity at the hidden value over initial equity."""
+        assert transition.value_gain is not None  # checked when the market is built
+        return self.weight * transition.value_gain / transition.initial_equity
+
+
+class SpreadCapture(Reward):
+    """`weight * (cash received + lots bought * p') / V_0`: what the fills of the step gained at once.
+
+    `p'` is the price after the fills; where the agents make the price it is the hidden value, because everybody
+    trades at the price itself. Leaves out what later moves do to the position: a maker's income without its risk.
+    """
+
+    weight: float = 1.0
+
+    def value(self, transition: Transition) -> jax.Array:
+        """Gain of the fills over initial equity."""
+        return self.weight * transition.captured / transition.initial_equity
+
+
+class InventoryPenalty(Reward):
+    """`-weight * sum_a (lots_a / max_position_lots)^2`: what a maker pays for holding a position.
+
+    Source: the running inventory penalty of Cartea, Jaimungal and Penalva (2015), chapter 10.
+    """
+
+    weight: float = 1e-4
+
+    def value(self, transition: Transition) -> jax.Array:
+        """Sum of squared positions as shares of the largest allowed."""
+        return -self.weight * total(jnp.square(transition.inventory), 1)

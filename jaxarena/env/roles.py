@@ -5,10 +5,12 @@ import numpy as np
 
 from jaxarena.agents import Learned, Strategy
 from jaxarena.core.checks import expect_range
+from jaxarena.core.draws import normals
 from jaxarena.core.tree import Record, static
 from jaxarena.env.actions import ActionMap, TargetWeights
 from jaxarena.env.observations import BarReturns, Indicators, MarketFlow, Observation, Portfolio
 from jaxarena.env.rewards import LogReturn, Reward
+from jaxarena.market.costs import BPS
 from jaxarena.market.margin import RiskLimits
 
 
@@ -24,6 +26,8 @@ class Role(Record):
     action: ActionMap = TargetWeights()
     observations: tuple[Observation, ...] = (BarReturns(), Indicators(), MarketFlow(), Portfolio())
     rewards: tuple[Reward, ...] = (LogReturn(),)
+    signal_noise_bps: float | None = None  # of a private signal of the hidden value; None: the role gets none
+    private_value_bps: float | None = None  # standard deviation over agents of what a lot is worth to each on top
 
     @property
     def learned(self) -> bool:
@@ -36,6 +40,17 @@ class Role(Record):
         blocks = self.observations if self.learned else ()
         return max([self.strategy.lookback] + [block.lookback for block in blocks])
 
+    @property
+    def n_traits(self) -> int:
+        """Uniform numbers drawn for each agent at reset: the strategy's own, then one for the private value."""
+        return self.strategy.n_traits + (self.private_value_bps is not None)
+
+    def private_value(self, traits: jax.Array | None) -> jax.Array | None:
+        """What a lot is worth to each agent on top of its value, as a share of it, `[n]` float32; None without."""
+        if traits is None or self.private_value_bps is None:
+            return None
+        return normals(traits[:, -1]) * (self.private_value_bps * jnp.float32(BPS))
+
     def validate(self) -> None:
         """Raise ValueError for a role that cannot take part. Host only."""
         where = f"roles.{self.name}"
@@ -46,6 +61,10 @@ class Role(Record):
         expect_range(f"{where}.lots", self.lots, 0, 2**30, "an agent cannot start with borrowed lots")
         if self.cash == 0.0 and not np.any(self.lots):
             raise ValueError(f"{where}.cash: an agent without cash or lots has nothing to trade with; give it some")
+        if self.signal_noise_bps is not None:
+            expect_range(f"{where}.signal_noise_bps", self.signal_noise_bps, 0.0, 5_000.0)
+        if self.private_value_bps is not None:
+            expect_range(f"{where}.private_value_bps", self.private_value_bps, 0.0, 5_000.0)
         self.limits.validate(f"{where}.limits")
         self.action.validate(f"{where}.action")
         self.strategy.validate(f"{where}.strategy")

@@ -31,9 +31,15 @@ def endow(params: MarketParams) -> Ledger:
 
 
 def book(
-    ledger: Ledger, called: jax.Array, quote: Quote, cleared: Cleared, limits: RiskLimits, params: MarketParams
+    ledger: Ledger,
+    called: jax.Array,
+    quote: Quote,
+    cleared: Cleared,
+    at_end: jax.Array,
+    limits: RiskLimits,
+    params: MarketParams,
 ) -> tuple[Ledger, jax.Array]:
-    """Trades, fees, penalties, financing and deficits, in this order.
+    """Trades, fees, penalties, financing, settlement at the hidden value and deficits, in this order.
 
     Returns:
         The books, and what trading cost each agent against the mid, `[N]` float32 quanta.
@@ -43,15 +49,20 @@ def book(
     notional = fills.cash.abs()
     ledger = ledgers.settle_trades(ledger, fills)
 
-    fees = params.costs.fee(notional, lots, params.quanta_per_unit).sum(1)
+    traded = fills.bought + fills.sold
+    fees = params.costs.fee(notional, traded, fills.maker_lots, params.quanta_per_unit).sum(1)
     penalty_rate = jnp.asarray(limits.liquidation_penalty_bps) * jnp.float32(BPS)
     penalties = notional.sum(1).scale_up(penalty_rate).masked(called)
     ledger = ledgers.pay(ledger, fees + penalties, to="exchange")
 
-    values = Money.of_lots(quote.bar.close, ledger.agents.lots, params.tick_value)
+    price = params.mechanism.settlement_ticks(cleared.mechanism, quote)
+    values = Money.of_lots(price, ledger.agents.lots, params.tick_value)
     dt_years = 1.0 / jnp.asarray(params.process.steps_per_year, jnp.float32)
     interest = params.financing.charge(ledger.agents.cash, values.negative_part().sum(1), dt_years)
     ledger = ledgers.pay(ledger, interest, to="lender")
+
+    if params.mechanism.makes_price and params.horizon == "terminal":
+        ledger = ledgers.redeem(ledger, quote.bar.close, params.tick_value, at_end)
 
     flat = fold(jnp.logical_and, ledger.agents.lots == 0, axis=1)
     deficit = ledger.agents.cash.negative_part().masked(flat)
@@ -72,8 +83,9 @@ def valuation(
         has moved it; and exposure at the mid.
     """
     agents = ledger.agents
-    exact = agents.cash + Money.of_lots(quote.bar.close, agents.lots, params.tick_value).sum(1)
-    moved = mid - quote.bar.close.astype(jnp.float32) * params.tick_value  # in float32: int32 would overflow
+    price = params.mechanism.settlement_ticks(mechanism, quote)
+    exact = agents.cash + Money.of_lots(price, agents.lots, params.tick_value).sum(1)
+    moved = mid - price.astype(jnp.float32) * params.tick_value  # in float32: int32 would overflow
     at_mid = exact.to_float() + total(agents.lots * moved, 1)
     closing = params.mechanism.closing_prices(mechanism, agents.lots, quote) * params.tick_value
     equity = at_mid + total(agents.lots * (closing - mid), 1)
@@ -113,6 +125,8 @@ def mark(
         drawdown=drawdown_of(accounts.equity, accounts.peak_equity),
         variance=before.variance,
         weights=positions * mid / jnp.maximum(equity, EQUITY_FLOOR * initial)[:, None],
+        inventory=positions / jnp.asarray(limits.max_position_lots)[:, None],
+        captured=_captured(cleared, mid, quote, params),
         cost=cost,
     )
     memory = params.risk_memory
@@ -120,11 +134,34 @@ def mark(
     return accounts.replace(variance=variance), transition.replace(variance=variance)
 
 
+def value_gain(
+    before: MarketState,
+    ledger: Ledger,
+    quote: Quote,
+    cleared: Cleared,
+    private_value: jax.Array,
+    params: MarketParams,
+) -> jax.Array:
+    """What each account gained in the step, holdings counted at the hidden value, `[N]` float32 quanta.
+
+    Nothing that agents do moves the value, so no trade among them gains for all of them together: without fees the
+    gains of all agents sum to what the value itself has moved, on the lots that they hold. What a lot is worth to its
+    owner on top of the value is counted too.
+    """
+    held = before.ledger.agents
+    was = held.cash + Money.of_lots(before.close, held.lots, params.tick_value).sum(1)
+    now = ledger.agents.cash + Money.of_lots(quote.bar.close, ledger.agents.lots, params.tick_value).sum(1)
+    lots = cleared.fills.bought - cleared.fills.sold
+    gained = total(lots * (quote.bar.close.astype(jnp.float32) * params.tick_value), 1)
+    return (now - was).to_float() + private_value * gained
+
+
 def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.Array:
     """Equity if all agents closed all positions together now, at the last close, `[N]` float32 quanta.
 
     Everybody's orders go through the mechanism at once, so each pays the impact of all, spread and fees.
-    Nothing is trimmed. Compare with the equity that rewards are made of, which assumes closing alone.
+    Nothing is trimmed. Where the agents make the price all could not close at once: positions settle at the hidden
+    value. Compare with the equity that rewards are made of, which assumes closing alone.
 
     Args:
         key: consumed.
@@ -133,10 +170,13 @@ def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.
     """
     agents, liquidity = state.ledger.agents, params.process.liquidity(state.process)
     close = state.close
+    if params.mechanism.makes_price:
+        return (agents.cash + Money.of_lots(close, agents.lots, params.tick_value).sum(1)).to_float()
     bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
     quote = Quote(previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility)
     _, fills, _ = params.mechanism.clear(key, state.mechanism, Orders.market(-agents.lots), quote, params.tick_value)
-    fees = params.costs.fee(fills.cash.abs(), agents.lots, params.quanta_per_unit).sum(1)
+    traded = fills.bought + fills.sold
+    fees = params.costs.fee(fills.cash.abs(), traded, fills.maker_lots, params.quanta_per_unit).sum(1)
     return (agents.cash + fills.cash.sum(1) - fees).to_float()
 
 
@@ -164,9 +204,20 @@ def report(state: MarketState, decision: Decision, cleared: Cleared) -> dict[str
         "traded": cleared.fills.cash.abs().sum(1).to_float(),
         "actions_clipped": decision.actions_clipped,
         "orders_trimmed": cleared.orders_trimmed,
-        "orders_rejected": cleared.fills.orders_rejected,
+        "orders_rejected": cleared.fills.orders_rejected + cleared.orders_refused,
+        "self_matched": cleared.fills.self_matched,
         "liquidated": decision.called,
     }
+
+
+def _captured(cleared: Cleared, mid: jax.Array, quote: Quote, params: MarketParams) -> jax.Array:
+    """What the fills of this step gained against the price after them, `[N]` float32 quanta.
+
+    Where the agents make the price everybody trades at that price, and the hidden value takes its place.
+    """
+    fills = cleared.fills
+    after = quote.bar.close.astype(jnp.float32) * params.tick_value if params.mechanism.makes_price else mid
+    return fills.cash.sum(1).to_float() + total((fills.bought - fills.sold) * after, 1)
 
 
 def _entry_price(entry: jax.Array, positions: jax.Array, cleared: Cleared) -> jax.Array:

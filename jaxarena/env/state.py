@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.tree import Record, derived, static
-from jaxarena.core.types import Bar, Fills
+from jaxarena.core.types import Bar, Fills, Orders
 from jaxarena.env.roles import Role
 from jaxarena.market.costs import CostModel, Financing, ProportionalFees
 from jaxarena.market.dealer import Dealer
@@ -68,6 +68,13 @@ class EpisodeStatistics(Record):
     traded: jax.Array  # [N] float32 quanta of value traded
 
 
+class Private(Record):
+    """What only the agents themselves know, by role; None for roles that know nothing of the kind."""
+
+    traits: tuple[jax.Array | None, ...]  # [n, P] float32 uniform in (0, 1), who each agent is in this episode
+    signals: tuple[jax.Array | None, ...]  # [n, A] float32 ticks, what each agent believes the asset is worth
+
+
 class MarketState(Record):
     """State of one market: arrays only, no PRNG key."""
 
@@ -83,12 +90,13 @@ class MarketState(Record):
     ledger: Ledger
     accounts: Accounts
     statistics: EpisodeStatistics
+    private: Private
 
 
 class Decision(Record):
     """Orders of all agents, and what had to be done to them."""
 
-    lots: jax.Array  # [N, A] int32
+    orders: Orders  # [N, A, K]
     called: jax.Array  # [N] bool, whether a margin call replaced the agent's own orders
     actions_clipped: jax.Array  # [N] int32 entries masked or clipped
 
@@ -100,4 +108,5 @@ class Cleared(Record):
     fills: Fills
     bar: Bar  # as traded
     mid: jax.Array  # [A] float32 quanta per lot at the moment of the fill, before it
+    orders_refused: jax.Array  # [N] int32 not admitted
     orders_trimmed: jax.Array  # [N] int32

@@ -3,4 +3,4 @@
 Importing the package registers all components of this layer.
 """
 
-from jaxarena.market import dealer, history, indicators  # noqa: F401
+from jaxarena.market import auction, dealer, history, indicators  # noqa: F401

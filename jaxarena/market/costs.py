@@ -22,12 +22,15 @@ class CostModel(Component, family="cost"):
     """Fees of the exchange on each fill."""
 
     @abstractmethod
-    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
+    def fee(
+        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
+    ) -> Money:
         """Fee of each fill.
 
         Args:
             notional: `[N, A]` absolute cash that changed hands.
-            lots: `[N, A]` int32 signed lots.
+            lots: `[N, A]` int32 lots that changed hands, bought plus sold.
+            maker_lots: `[N, A]` int32 those of them that provided liquidity.
             quanta_per_unit: int32, quanta in one unit of currency.
 
         Returns:
@@ -48,7 +51,9 @@ class ProportionalFees(CostModel):
     fee_bps: PerAsset = 1.0
     fixed_fee: float = 0.0  # units of currency per fill
 
-    def fee(self, notional: Money, lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
+    def fee(
+        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
+    ) -> Money:
         """See `CostModel.fee`."""
         fixed = Money.of_float(jnp.asarray(self.fixed_fee), quanta_per_unit)
         return (notional.scale_up(jnp.asarray(self.fee_bps) * jnp.float32(BPS)) + fixed).masked(lots != 0)
@@ -61,6 +66,34 @@ class ProportionalFees(CostModel):
         """See `CostModel.validate`."""
         expect_range("costs.fee_bps", self.fee_bps, 0.0, 1_000.0)
         expect_range("costs.fixed_fee", self.fixed_fee, 0.0, 1e6)
+
+
+class MakerTakerFees(CostModel):
+    """`fee = ceil(|notional| * rate / 10_000)`, the rate by which lots provided liquidity and which took it.
+
+    `rate = (maker_bps * maker lots + taker_bps * taker lots) / lots`. Rebates are left out: no rate is negative.
+    """
+
+    maker_bps: PerAsset = 0.0
+    taker_bps: PerAsset = 1.0
+
+    def fee(
+        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
+    ) -> Money:
+        """See `CostModel.fee`."""
+        maker, taker = jnp.asarray(self.maker_bps), jnp.asarray(self.taker_bps)
+        share = maker_lots / jnp.maximum(lots, 1)
+        rate = taker + share * (maker - taker)
+        return notional.scale_up(jnp.maximum(rate, 0.0) * jnp.float32(BPS)).masked(lots != 0)
+
+    def bound(self) -> tuple[jax.Array, jax.Array]:
+        """See `CostModel.bound`."""
+        return jnp.maximum(jnp.asarray(self.maker_bps), self.taker_bps) * jnp.float32(BPS), jnp.zeros(())
+
+    def validate(self) -> None:
+        """See `CostModel.validate`."""
+        expect_range("costs.maker_bps", self.maker_bps, 0.0, 1_000.0)
+        expect_range("costs.taker_bps", self.taker_bps, 0.0, 1_000.0)
 
 
 class Impact(Component, family="impact"):

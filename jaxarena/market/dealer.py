@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range, expect_shape
 from jaxarena.core.money import Money
+from jaxarena.core.once import once
 from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import Bar, Fills, Orders, Quote
@@ -41,9 +42,11 @@ class Dealer(Mechanism):
     impact: Impact = LinearImpact()
     fill: Literal["next_open", "next_close", "same_close"] = static(default="next_open")
 
-    def init(self, n_assets: int) -> DealerState:
+    def init(self, opening_ticks: jax.Array, n_agents: int, n_slots: int) -> DealerState:
         """No flow yet."""
-        return DealerState(net_lots=jnp.zeros(n_assets, jnp.int32), transient=jnp.zeros(n_assets, jnp.float32))
+        return DealerState(
+            net_lots=jnp.zeros(opening_ticks.shape, jnp.int32), transient=jnp.zeros(opening_ticks.shape, jnp.float32)
+        )
 
     def clear(
         self, key: jax.Array, state: DealerState, orders: Orders, quote: Quote, tick_value: jax.Array
@@ -63,12 +66,14 @@ class Dealer(Mechanism):
             maker_lots=jnp.zeros_like(lots),
             taker_lots=jnp.abs(lots),
             orders_rejected=total(total(is_limit.astype(jnp.int32), -1), 1),
+            self_matched=jnp.zeros(lots.shape[0], jnp.int32),
         )
         after = self._after(state, flow, quote)
-        return after, fills, self._traded_bar(state, after, quote, total(jnp.abs(lots), 0))
+        return once((after, fills, self._traded_bar(state, after, quote, total(jnp.abs(lots), 0))))
 
-    def price_range(self, state: DealerState, lots: jax.Array, quote: Quote) -> tuple[jax.Array, ...]:
+    def price_range(self, state: DealerState, orders: Orders, quote: Quote) -> tuple[jax.Array, ...]:
         """The fill prices if only the sellers, or only the buyers, came."""
+        lots = total(orders.lots, -1)
         price, move = self._fill_ticks(quote).astype(jnp.float32), self._move(state, quote)
         selling = self.impact.fill_move(total(jnp.minimum(lots, 0), 0) / quote.depth_lots, quote.volatility)
         buying = self.impact.fill_move(total(jnp.maximum(lots, 0), 0) / quote.depth_lots, quote.volatility)

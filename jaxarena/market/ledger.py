@@ -89,6 +89,24 @@ def pay(ledger: Ledger, amount: Money, to: House) -> Ledger:
     return ledger.replace(**{"agents": agents, to: house.replace(cash=house.cash + amount.sum(0))})
 
 
+def redeem(ledger: Ledger, value_ticks: jax.Array, tick_value: jax.Array, due: jax.Array) -> Ledger:
+    """The issuer takes all lots back at their value: how positions settle where there is a hidden value.
+
+    Args:
+        value_ticks: `[A]` int32 ticks per lot.
+        tick_value: `[]` or `[A]` int32 quanta per tick and lot.
+        due: `[]` bool, whether it happens now.
+    """
+    agents, issuer = ledger.agents, ledger.issuer
+    lots = jnp.where(due, agents.lots, 0)  # [N, A]
+    cash = Money.of_lots(value_ticks, lots, tick_value).sum(1)  # [N]
+    lots, cash = once((lots, cash))
+    return ledger.replace(
+        agents=Account(cash=agents.cash + cash, lots=agents.lots - lots),
+        issuer=Account(cash=issuer.cash - cash.sum(0), lots=issuer.lots + total(lots, 0)),
+    )
+
+
 def audit(ledger: Ledger) -> tuple[int, list[int]]:
     """Total cash (quanta) and total lots per asset over all accounts of one market, as Python ints. Host only.
 

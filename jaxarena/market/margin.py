@@ -6,10 +6,13 @@ closed for it in the next bar; one that is ruined has everything closed. Belongs
 float32. Does not belong here: the transfers that follow (`ledger`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range
+from jaxarena.core.once import once
 from jaxarena.core.reduce import total
 from jaxarena.core.tree import Record
 
@@ -53,8 +56,8 @@ class Exposure(Record):
 
     equity: jax.Array  # [N] at the mid of the fill
     mid: jax.Array  # [A] value of one lot
-    highest: jax.Array  # [A] most that a buyer may pay for one lot
-    lowest: jax.Array  # [A] least that a seller may get for one lot
+    highest: jax.Array  # [A] or [N, A] most that a buyer may pay for one lot
+    lowest: jax.Array  # [A] or [N, A] least that a seller may get for one lot
     fee_rate: jax.Array  # [A] bound on the fee as a fraction of the value traded
     fixed_fee: jax.Array  # [] bound on the fee of any fill on top
     positions: jax.Array  # [N, A] int32 lots
@@ -75,23 +78,82 @@ def trim(lots: jax.Array, exposure: Exposure, limits: RiskLimits) -> jax.Array:
     Returns:
         `[N, A]` int32 lots, nowhere larger than wanted.
     """
-    position, cap = exposure.positions, jnp.asarray(limits.max_position_lots)[:, None]
-    floor = jnp.where(jnp.asarray(limits.allow_short)[:, None], -cap, jnp.minimum(position, 0))
-    lots = jnp.clip(lots, floor - position, jnp.maximum(cap - position, 0))
-    reducing = jnp.clip(lots, -jnp.maximum(position, 0), jnp.maximum(-position, 0))
-    adding = lots - reducing
+    side = _Side.of(lots, exposure, limits)
+    return side.at(_share(side, exposure, limits))
 
-    spread = jnp.where(lots > 0, exposure.highest - exposure.mid, exposure.mid - exposure.lowest)
-    cost_per_lot = spread + exposure.highest * exposure.fee_rate
-    fixed = (lots != 0) * (exposure.fixed_fee + 2.0)  # two quanta for rounding
-    kept = jnp.abs(position + reducing) * exposure.mid
-    lost = jnp.abs(reducing) * cost_per_lot + fixed
+
+def trim_slots(lots: jax.Array, exposure: Exposure, limits: RiskLimits) -> jax.Array:
+    """`trim` for agents that may both bid and offer, of which one side at most can fill in an asset.
+
+    Each asset counts with the worse of its two sides. Within a side, earlier slots keep their lots first.
+
+    Args:
+        lots: `[N, A, K]` int32 wanted.
+        exposure: as for `trim`.
+        limits: `[N]` leaves.
+
+    Returns:
+        `[N, A, K]` int32 lots, nowhere larger than wanted.
+    """
+    if lots.shape[2] == 1:
+        return trim(lots[..., 0], exposure, limits)[..., None]
+    buys, sells = jnp.maximum(lots, 0), jnp.minimum(lots, 0)
+    buy, sell = (_Side.of(total(lots, 2), exposure, limits) for lots in (buys, sells))
+    worse = buy.replace(**{name: jnp.maximum(getattr(buy, name), getattr(sell, name)) for name in _Side.AMOUNTS})
+    share = once(_share(worse, exposure, limits))
+    return _first_slots(buys, buy.at(share)) - _first_slots(-sells, -sell.at(share))
+
+
+class _Side(Record):
+    """Orders on one side of each asset, cut to position limits, and what they would take."""
+
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("kept", "lost", "need")
+
+    reducing: jax.Array  # [N, A] int32 lots that bring the position closer to zero
+    adding: jax.Array  # [N, A] int32 the other lots
+    kept: jax.Array  # [N, A] float32 quanta of exposure that stays
+    lost: jax.Array  # [N, A] float32 quanta that reducing costs
+    need: jax.Array  # [N, A] float32 quanta of room that adding takes
+
+    @classmethod
+    def of(cls, lots: jax.Array, exposure: Exposure, limits: RiskLimits) -> "_Side":
+        """Of `[N, A]` lots."""
+        position, cap = exposure.positions, jnp.asarray(limits.max_position_lots)[:, None]
+        floor = jnp.where(jnp.asarray(limits.allow_short)[:, None], -cap, jnp.minimum(position, 0))
+        lots = jnp.clip(lots, floor - position, jnp.maximum(cap - position, 0))
+        reducing = jnp.clip(lots, -jnp.maximum(position, 0), jnp.maximum(-position, 0))
+        adding = lots - reducing
+        spread = jnp.where(lots > 0, exposure.highest - exposure.mid, exposure.mid - exposure.lowest)
+        cost_per_lot = jnp.maximum(spread, 0.0) + exposure.highest * exposure.fee_rate
+        fixed = (lots != 0) * (exposure.fixed_fee + 2.0)  # two quanta for rounding
+        return cls(
+            reducing=reducing,
+            adding=adding,
+            kept=jnp.abs(position + reducing) * exposure.mid,
+            lost=jnp.abs(reducing) * cost_per_lot + fixed,
+            need=jnp.abs(adding) * (exposure.mid + limits.leverage()[:, None] * cost_per_lot),
+        )
+
+    def at(self, share: jax.Array) -> jax.Array:
+        """Lots when only a share of what adds is let through, `[N, A]` int32."""
+        scaled = jnp.trunc(self.adding * share[:, None]).astype(jnp.int32)
+        return self.reducing + jnp.where((share >= 1.0)[:, None], self.adding, scaled)
+
+
+def _share(side: _Side, exposure: Exposure, limits: RiskLimits) -> jax.Array:
+    """Share of what adds to positions that the account can carry, `[N]` in [0, 1]."""
     leverage = limits.leverage()
-    budget = leverage * (exposure.equity * (1.0 - RESERVE) - total(lost, 1)) - total(kept, 1)
-    need = total(jnp.abs(adding) * (exposure.mid + leverage[:, None] * cost_per_lot), 1)
-    share = jnp.clip(budget / jnp.maximum(need, 1.0), 0.0, 1.0)
-    scaled = jnp.trunc(adding * share[:, None]).astype(jnp.int32)
-    return reducing + jnp.where((share >= 1.0)[:, None], adding, scaled)
+    budget = leverage * (exposure.equity * (1.0 - RESERVE) - total(side.lost, 1)) - total(side.kept, 1)
+    return jnp.clip(budget / jnp.maximum(total(side.need, 1), 1.0), 0.0, 1.0)
+
+
+def _first_slots(wanted: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Lots of each slot, `[N, A, K]`, when all slots together may have `allowed`, `[N, A]`, the first ones first."""
+    slots = []
+    for k in range(wanted.shape[2]):
+        slots.append(jnp.minimum(wanted[..., k], allowed))
+        allowed = allowed - slots[-1]
+    return jnp.stack(slots, axis=2)
 
 
 def forced_lots(

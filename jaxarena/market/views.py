@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.tree import Record
+from jaxarena.core.types import BookView, OwnOrders
 from jaxarena.market.indicators import Window
 from jaxarena.market.margin import RiskLimits
 
@@ -25,6 +26,8 @@ class MarketView(Record):
     signal: jax.Array | None  # [A] float32 public announcement, if the process makes one
     step: jax.Array  # [] int32 steps since the start of the episode
     time_left: jax.Array  # [] float32 share of the episode still ahead
+    book: BookView | None = None  # after the last auction, where the agents make the price
+    tick_value: jax.Array | None = None  # [] or [A] int32 quanta per tick and lot
 
 
 class AccountView(Record):
@@ -37,6 +40,10 @@ class AccountView(Record):
     peak_equity: jax.Array  # [n] quanta
     entry_price: jax.Array  # [n, A] quanta per lot, average price paid for the open position
     limits: RiskLimits  # [n]
+    traits: jax.Array | None = None  # [n, P] uniform numbers in (0, 1), drawn once an episode: who the agent is
+    signal_ticks: jax.Array | None = None  # [n, A] float32 private signal of the hidden value
+    private_value: jax.Array | None = None  # [n] float32 what an asset is worth to the agent above its value, a share
+    orders: OwnOrders | None = None  # after the last auction, where the agents make the price
 
     def values(self, mid: jax.Array) -> jax.Array:
         """Signed value of each position at the mid, `[n, A]` quanta."""

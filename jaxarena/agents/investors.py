@@ -1,7 +1,6 @@
-"""Scripted strategies: the rest of the market, and the baselines.
+"""Strategies that hold positions: each names lots to trade now, at whatever price the market gives.
 
-A strategy reads the same views as a learner and names the lots it wants to trade. Belongs here:
-rules without state of their own. Does not belong here: learning.
+Belongs here: rules on weights and positions. Does not belong here: rules that quote prices (`quoters`).
 """
 
 from abc import abstractmethod
@@ -9,68 +8,51 @@ from abc import abstractmethod
 import jax
 import jax.numpy as jnp
 
+from jaxarena.agents.base import Strategy
 from jaxarena.core.checks import expect_range
-from jaxarena.core.component import Component
 from jaxarena.core.draws import uniforms
 from jaxarena.core.reduce import mean
 from jaxarena.core.tree import static
+from jaxarena.core.types import Orders
 from jaxarena.market.views import AccountView, MarketView
 
 
-class Strategy(Component, family="strategy"):
-    """A rule that turns what `n` agents see into orders."""
-
-    @property
-    def lookback(self) -> int:
-        """Bars of the window that it reads."""
-        return 1
+class _Investor(Strategy):
+    """One market order per asset."""
 
     @abstractmethod
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
-        """Lots to trade now, `[n, A]` int32, buy positive.
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+        """Lots to trade now, `[n, A]` int32, buy positive; arguments as of `Strategy.act`."""
 
-        Args:
-            key: consumed.
-            market: the common view at bar t.
-            account: the views of the `n` agents that follow this strategy.
-        """
-
-    def validate(self, where: str) -> None:
-        """Raise ValueError for parameters without meaning. Host only."""
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        """See `Strategy.act`."""
+        return Orders.market(self.lots(key, market, account))
 
 
-class Learned(Strategy):
-    """Orders come from a policy outside: the role takes part in `action` and `obs`."""
-
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
-        """Learned roles have no rule."""
-        raise TypeError("a learned role acts through the action given to env.step, not through a strategy")
-
-
-class Hold(Strategy):
+class Hold(_Investor):
     """Never trade."""
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """No orders."""
         return jnp.zeros_like(account.positions)
 
 
-class BuyAndHold(Strategy):
+class BuyAndHold(_Investor):
     """Put everything into all assets, equally, at the first bar, and never trade again."""
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Orders at the first step only."""
         orders = toward_weights(jnp.full(market.mid.shape, 1.0 / market.mid.size), market, account)
         return jnp.where(market.step == 0, orders, 0)
 
 
-class EqualWeight(Strategy):
+class EqualWeight(_Investor):
     """Keep the same share of equity in every asset, rebalanced when a weight is off by more than `tolerance`."""
 
     exposure: float = 1.0  # sum of weights
     tolerance: float = 0.02
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade back to the target weights."""
         target = jnp.full(market.mid.shape, self.exposure / market.mid.size)
         off = jnp.abs(account.weights(market.mid) - target) > self.tolerance
@@ -82,13 +64,13 @@ class EqualWeight(Strategy):
         expect_range(f"{where}.tolerance", self.tolerance, 0.0, 1.0)
 
 
-class Random(Strategy):
+class Random(_Investor):
     """Noise: with odds `trade_probability` per asset and step, move to a uniformly drawn weight."""
 
     trade_probability: float = 0.1
     max_weight: float = 1.0
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Independent draws for every agent and asset."""
         draws = uniforms(key, (2, *account.positions.shape))
         low = jnp.where(jnp.asarray(account.limits.allow_short), -1.0, 0.0)[:, None]
@@ -101,7 +83,7 @@ class Random(Strategy):
         expect_range(f"{where}.max_weight", self.max_weight, 0.0, 100.0)
 
 
-class Momentum(Strategy):
+class Momentum(_Investor):
     """Hold what has risen over `period` bars; short what has fallen where the account may.
 
     Weight `exposure / A * clip(return / threshold, -1, 1)`.
@@ -118,7 +100,7 @@ class Momentum(Strategy):
         """`period + 1` bars."""
         return self.period + 1
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade toward the signal when the weight is off by more than `tolerance`."""
         close = market.window.close
         score = jnp.clip((close[-1] / close[-1 - self.period] - 1.0) / self.threshold, -1.0, 1.0)
@@ -145,7 +127,7 @@ class MeanReversion(Momentum):
     Source: contrarian rule of Lo and MacKinlay (1990), in time-series form.
     """
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
+    def lots(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade against the distance from the mean."""
         close = market.window.close
         average = mean(close[-self.period :])
