@@ -18,7 +18,9 @@ from jaxarena.core.component import Component
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxarena.core.tree import static
-from jaxarena.core.types import Orders
+from jaxarena.core.types import KEEP, Orders
+from jaxarena.market.costs import BPS
+from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 from jaxarena.market.views import AccountView, MarketView
 
 
@@ -171,6 +173,102 @@ class TargetExposure(_Trades):
         if self.basis == "initial_equity":
             exposure = exposure * (account.initial_equity / account.safe_equity)[:, None]
         return toward_weights(jnp.broadcast_to(exposure, account.positions.shape), market, account)
+
+
+class LimitQuotes(ActionMap):
+    """A market maker's quotes: for every asset and level the distance and size of a bid and of an ask.
+
+    Space `Box(-1, 1)^(4 * levels * A)`, by asset, then level, then bid distance, ask distance, bid size, ask size.
+    A distance `d` means `nearest_bps + (d + 1) / 2 * (farthest_bps - nearest_bps)` away from the reference price of
+    the book; a size `s` means `round((s + 1) / 2 * max_lots)` lots. Prices are rounded away from the reference, and
+    asks stay above all of the agent's own bids.
+    """
+
+    quotes: ClassVar[bool] = True
+
+    levels: int = static(default=1)
+    nearest_bps: float = -5.0  # negative: beyond the reference
+    farthest_bps: float = 25.0
+    max_lots: int = 10
+
+    @property
+    def n_slots(self) -> int:
+        """A bid and an ask for each level."""
+        return 2 * self.levels
+
+    def validate(self, where: str) -> None:
+        """See `ActionMap.validate`."""
+        expect_range(f"{where}.levels", self.levels, 1, 100)
+        expect_range(f"{where}.nearest_bps", self.nearest_bps, -5_000.0, 5_000.0)
+        low = float(self.nearest_bps)
+        expect_range(f"{where}.farthest_bps", self.farthest_bps, low, 5_000.0, "it cannot be nearer than 'nearest_bps'")
+        expect_range(f"{where}.max_lots", self.max_lots, 1, 2**30)
+
+    def space(self, n_assets: int) -> Space:
+        """`[4 * levels * A]` numbers."""
+        return Box(-1.0, 1.0, 4 * self.levels * n_assets)
+
+    def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        """Bids of all levels, then asks."""
+        reference = _reference(self, market)[:, None]  # [A, 1]
+        share = (action.reshape(action.shape[0], -1, self.levels, 4) + 1.0) * 0.5  # [n, A, levels, 4]
+        bps = self.nearest_bps + share[..., :2] * (jnp.asarray(self.farthest_bps) - self.nearest_bps)
+        away = bps * (reference[..., None] * jnp.float32(BPS))
+        lots = jnp.round(share[..., 2:] * self.max_lots).astype(jnp.int32)
+        bid = jnp.floor(reference - away[..., 0])
+        highest = fold(jnp.maximum, jnp.where(lots[..., 0] > 0, bid, 0.0), 2)[..., None]
+        ask = jnp.maximum(jnp.ceil(reference + away[..., 1]), highest + 1.0)
+        ticks = jnp.clip(jnp.concatenate([bid, ask], axis=2), MIN_TICKS, MAX_TICKS).astype(jnp.int32)
+        return Orders(lots=jnp.concatenate([lots[..., 0], -lots[..., 1]], axis=2), limit_ticks=ticks)
+
+
+class OrderSlots(ActionMap):
+    """Orders one by one: for every asset and slot a signed size, a price, and whether to leave what rests there.
+
+    Space `Box(-1, 1)^(3 * slots * A)`, by asset, then slot, then size, price, stay. A size `s` means
+    `trunc(s * max_lots)` lots, buy positive. A price `p` is `p * reach_bps` beyond the reference price of the book in
+    the direction of the trade (above it for a buy, below it for a sell), so positive prices are eager ones. With
+    `stay > 0` the slot is left as it is; otherwise the new order takes the place of the old one, and size 0 cancels.
+    """
+
+    quotes: ClassVar[bool] = True
+
+    slots: int = static(default=2)
+    reach_bps: float = 30.0
+    max_lots: int = 10
+
+    @property
+    def n_slots(self) -> int:
+        """As many as the agent has."""
+        return self.slots
+
+    def validate(self, where: str) -> None:
+        """See `ActionMap.validate`."""
+        expect_range(f"{where}.slots", self.slots, 1, 100)
+        expect_range(f"{where}.reach_bps", self.reach_bps, 0.0, 5_000.0)
+        expect_range(f"{where}.max_lots", self.max_lots, 1, 2**30)
+
+    def space(self, n_assets: int) -> Space:
+        """`[3 * slots * A]` numbers."""
+        return Box(-1.0, 1.0, 3 * self.slots * n_assets)
+
+    def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        """One order per slot."""
+        reference = _reference(self, market)[:, None]
+        by_slot = action.reshape(action.shape[0], -1, self.slots, 3)
+        lots = jnp.trunc(by_slot[..., 0] * self.max_lots).astype(jnp.int32)
+        beyond = jnp.sign(lots) * by_slot[..., 1] * (jnp.asarray(self.reach_bps) * jnp.float32(BPS))
+        ticks = jnp.clip(jnp.round(reference * (1.0 + beyond)), MIN_TICKS, MAX_TICKS).astype(jnp.int32)
+        stays = by_slot[..., 2] > 0.0
+        empty = jnp.where(lots == 0, 0, ticks)
+        return Orders(lots=jnp.where(stays, 0, lots), limit_ticks=jnp.where(stays, KEEP, empty))
+
+
+def _reference(part: ActionMap, market: MarketView) -> jax.Array:
+    """Reference price of the book, `[A]` float32 ticks."""
+    if market.book is None:
+        raise ValueError(f"action {part.kind()!r}: the mechanism shows no book; use it with a call_auction")
+    return market.book.price_ticks.astype(jnp.float32)
 
 
 def trade_fraction(fraction: jax.Array, market: MarketView, account: AccountView) -> jax.Array:

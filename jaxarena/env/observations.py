@@ -16,6 +16,7 @@ from jaxarena.core.component import Component
 from jaxarena.core.once import once
 from jaxarena.core.reduce import mean, total
 from jaxarena.core.tree import static
+from jaxarena.market.costs import BPS
 from jaxarena.market.views import AccountView, MarketView
 
 LIMIT = 10.0
@@ -132,6 +133,112 @@ class Portfolio(Observation):
             1.0 - leverage / jnp.maximum(account.limits.leverage(), 1e-3),
         ]
         return jnp.concatenate([jnp.stack(own, axis=1), weights, 5.0 * profit], axis=1)
+
+
+class AuctionBook(Observation):
+    """What the last auction told. `D = 7 A`, by feature, then asset.
+
+    The last return and the half-spread, in units of `unit_bps`; imbalance over the lots wanted or offered; the
+    logarithms (of one plus lots, over `log_lots`) of volume and of unfilled bids and asks near the price; and how far
+    the middle of the best unfilled quotes lies from the price, in units of `unit_bps`, 0 where a side has none.
+    """
+
+    unit_bps: float = 10.0
+    log_lots: float = 5.0
+
+    @property
+    def lookback(self) -> int:
+        """The last close and the one before it."""
+        return 2
+
+    def validate(self, where: str) -> None:
+        """See `Observation.validate`."""
+        expect_range(f"{where}.unit_bps", self.unit_bps, 1e-3, 1e4)
+        expect_range(f"{where}.log_lots", self.log_lots, 1e-3, 100.0)
+
+    def observe(self, market: MarketView, account: AccountView) -> jax.Array:
+        """`[7 * A]`."""
+        if market.book is None:
+            raise ValueError("observation 'auction_book': the mechanism shows no book; use it with a call_auction")
+        book, close = market.book, market.window.close
+        unit = 1.0 / (jnp.asarray(self.unit_bps) * jnp.float32(BPS))
+        price = book.price_ticks.astype(jnp.float32)
+        both = (book.best_bid_ticks > 0) & (book.best_ask_ticks > 0)
+        middle = 0.5 * (book.best_bid_ticks + book.best_ask_ticks)
+        amounts = [jnp.log1p(x) / self.log_lots for x in (book.volume_lots, book.bid_lots, book.ask_lots)]
+        one_sided = book.imbalance_lots / (book.volume_lots + jnp.abs(book.imbalance_lots) + 1.0)
+        features = [
+            (close[-1] / close[-2] - 1.0) * unit,
+            book.half_spread_ticks / price * unit,
+            one_sided,
+            *amounts,
+            jnp.where(both, middle / price - 1.0, 0.0) * unit,
+        ]
+        return jnp.concatenate(features)
+
+
+class PrivateSignal(Observation):
+    """How far the agent's private signal of the value lies above the price, in units of `unit_bps`. `D = A`."""
+
+    shared: ClassVar[bool] = False
+
+    unit_bps: float = 30.0
+
+    def validate(self, where: str) -> None:
+        """See `Observation.validate`."""
+        expect_range(f"{where}.unit_bps", self.unit_bps, 1e-3, 1e4)
+
+    def observe(self, market: MarketView, account: AccountView) -> jax.Array:
+        """`[n, A]`."""
+        if account.signal_ticks is None or market.book is None:
+            raise ValueError("observation 'private_signal': its role needs signal_noise_bps, and a call_auction")
+        unit = 1.0 / (jnp.asarray(self.unit_bps) * jnp.float32(BPS))
+        return (account.signal_ticks / market.book.price_ticks - 1.0) * unit
+
+
+class Inventory(Observation):
+    """The agent's position over the largest one it may hold, and cash over equity minus 1. `D = A + 1`."""
+
+    shared: ClassVar[bool] = False
+
+    def observe(self, market: MarketView, account: AccountView) -> jax.Array:
+        """`[n, A + 1]`."""
+        share = account.positions / jnp.asarray(account.limits.max_position_lots)[:, None]
+        return jnp.concatenate([share, (account.cash / account.safe_equity - 1.0)[:, None]], axis=1)
+
+
+class OwnOrders(Observation):
+    """The agent's own order slots: filled in the last auction, resting, and how far from the price. `D = 4 A K`.
+
+    By feature, then asset, then slot: lots filled over `lots`, lots resting over `lots`, distance of the resting
+    limit from the price in units of `unit_bps`, and auctions that it has rested for, over ten: its place in the queue
+    where time has priority.
+    """
+
+    shared: ClassVar[bool] = False
+
+    lots: float = 10.0
+    unit_bps: float = 10.0
+
+    def validate(self, where: str) -> None:
+        """See `Observation.validate`."""
+        expect_range(f"{where}.lots", self.lots, 1e-3, 1e9)
+        expect_range(f"{where}.unit_bps", self.unit_bps, 1e-3, 1e4)
+
+    def observe(self, market: MarketView, account: AccountView) -> jax.Array:
+        """`[n, 4 * A * K]`."""
+        if account.orders is None or market.book is None:
+            raise ValueError("observation 'own_orders': orders do not last in this market; use it with a call_auction")
+        own, n = account.orders, account.positions.shape[0]
+        unit = 1.0 / (jnp.asarray(self.unit_bps) * jnp.float32(BPS))
+        away = own.resting_ticks / market.book.price_ticks[:, None] - 1.0
+        features = [
+            own.filled_lots / self.lots,
+            own.resting_lots / self.lots,
+            jnp.where(own.resting_lots != 0, away, 0.0) * unit,
+            own.resting_age / 10.0,
+        ]
+        return jnp.concatenate([feature.reshape(n, -1) for feature in features], axis=1)
 
 
 def join(blocks: tuple[Observation, ...], market: MarketView, account: AccountView) -> jax.Array:

@@ -4,8 +4,8 @@ Belongs here: numbers of one asset's tape (quality, who pays whom) and the styli
 belong here: how tapes are collected or drawn (`plots`), numbers of one account's equity (`metrics`).
 
 Shapes: `M` markets, `T` steps, `N` investors, `R` roles, `L` lags. Every number is computed in each market and then
-averaged over the markets in which it has a meaning; intervals are percentiles of a bootstrap over markets,
-made as `bootstrap` says. Functions raise ValueError for shapes that do not fit each other.
+averaged over the markets in which it has a meaning; intervals are percentiles of a bootstrap over markets, made as
+`bootstrap` says. Functions raise ValueError for shapes that do not fit each other.
 A price, value or quote that is not finite or not positive is missing, and so is any other entry that is not finite:
 its step is left out, and a return is missing where either of its prices is. What has no meaning in any market is
 None with a reason (nan in arrays).
@@ -254,7 +254,7 @@ def who_pays_whom(
         bought: [M, T, R] lots.
         sold: [M, T, R] lots; every step's total is that of `bought`.
         price: [M, T] currency per lot, the auction's one price.
-        value_end: [M] or [M, T] currency per lot, what lots are worth: at the end, or at each step.
+        value_end: [M] or [M, T] currency per lot, what lots are worth at the end or at each step; may be 0.
 
     Returns:
         [R, R] gain of the row's role from the column's role.
@@ -274,7 +274,8 @@ def who_pays_whom(
     volume = bought.sum(axis=2)
     if not np.allclose(volume, sold.sum(axis=2), rtol=1e-9, atol=0.0):
         raise ValueError("sold: expected each step's total of bought; give every role that traded")
-    edge = _positive(value if value.ndim == 2 else value[:, None]) - _positive(price)
+    value = np.where(np.isfinite(value), value, np.nan)
+    edge = (value if value.ndim == 2 else value[:, None]) - _positive(price)
     weight = np.where(volume > 0, edge / np.where(volume > 0, volume, 1.0), 0.0)
     moved = (bought * weight[:, :, None]).swapaxes(1, 2) @ sold
     gain = moved - moved.swapaxes(1, 2)

@@ -318,7 +318,7 @@ def _match(
     """Rules 3 and 4 of `clear`: price, volume and imbalance, `[A]` each, and signed fills, `[N, A, K]`."""
     book = once(_Book.of(lots, limit_ticks))
     crossing = once(_crossing(book, reference))
-    rest = _ration(book, crossing, _rows(priority), None if entered is None else _rows(entered))
+    rest = _ration(book, crossing, once(_rows(priority)), None if entered is None else _rows(entered))
     filled = _slots(jnp.where(book.full(crossing), book.lots, rest), lots.shape)
     return once((crossing.price, crossing.volume, book.excess(crossing.price), filled))
 
@@ -326,14 +326,14 @@ def _match(
 def _shuffled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Different numbers in random order, all below the next power of two of the size. key: consumed.
 
-    Three rounds of an odd multiplication, an addition and a shift, modulo a power of two: each is a bijection. Not
+    Two rounds of an odd multiplication, an addition and a shift, modulo a power of two: each is a bijection. Not
     uniform over all orders, which would need a sort; every entry is equally likely to stand before any other.
     """
     size = math.prod(shape)
     width = max((size - 1).bit_length(), 1)
-    words = bits(key, (6,))
+    words = bits(key, (4,))
     x = jnp.arange(size, dtype=jnp.uint32)
-    for i in range(3):
+    for i in range(2):
         x = (x * (words[2 * i] | jnp.uint32(1)) + words[2 * i + 1]) & jnp.uint32(2**width - 1)
         x = x ^ (x >> jnp.uint32((width + 1) // 2))
     return x.astype(jnp.int32).reshape(shape)
