@@ -59,10 +59,17 @@ def compiled(kind):
     return jax.jit(kind.act)
 
 
+def market_lots(got):
+    """Lots of orders that are one market order per agent and asset."""
+    assert got.lots.dtype == got.limit_ticks.dtype == jnp.int32
+    assert got.lots.shape == got.limit_ticks.shape
+    assert got.lots.shape[2:] == (1,)
+    assert not got.limit_ticks.any()
+    return np.asarray(got.lots[..., 0]).tolist()
+
+
 def orders(strategy, view, who, seed=0):
-    got = compiled(type(strategy))(strategy, jax.random.key(seed), view, who)
-    assert got.dtype == jnp.int32
-    return np.asarray(got).tolist()
+    return market_lots(compiled(type(strategy))(strategy, jax.random.key(seed), view, who))
 
 
 TWO = [[100.0, 50.0]]

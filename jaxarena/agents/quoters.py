@@ -1,7 +1,9 @@
 """Strategies that quote prices: the population of a market that makes its own price.
 
 They read the book of the last auction and send limit orders. Agents of one strategy differ by traits drawn at reset
-(horizons, thresholds). Belongs here: rules for markets with an auction. Does not belong here: rules on weights
+(memories, horizons, spreads). The defaults are calibrated together, on `CallAuction-v0`: the noise of trading is about
+as large as the news, and traders who react to the price's own moves make that noise come in bursts.
+Belongs here: rules for markets with an auction. Does not belong here: rules on weights
 (`investors`).
 """
 
@@ -77,22 +79,23 @@ class ZeroIntelligence(_Quoter):
 class NoiseTrader(_Quoter):
     """Trades for reasons of its own, with Poisson sizes, and more when it has seen prices move.
 
-    In a step it comes with odds `trade_probability * clip(moved / calm_bps, lowest, highest)`, where `moved` is the
-    mean absolute return over its own memory out of `MEMORIES`. It sends `1 + Poisson(mean_lots - 1)` lots at a limit
-    drawn uniformly within `reach` times that activity of `reach_bps` around the reference, on a side that leans toward
-    an empty position. Traders of many memories give volatility that clusters and decays slowly.
+    Its activity is `a = clip(moved / calm_bps, lowest, highest)`, where `moved` is the mean absolute return over its
+    own memory out of `MEMORIES`. In a step it comes with probability `min(a * trade_probability, 1)` and sends
+    `1 + Poisson(mean_lots - 1)` lots at a limit drawn uniformly within `a * reach_bps` of the reference. It buys with
+    probability `(1 - pull * position / largest position) / 2`. Large moves so bring more and bolder orders, which
+    make large moves; traders of many memories make that decay slowly.
     Sources: Müller et al. (1997) for the memories; Kyle (1985) for traders whose reasons lie outside the market.
     """
 
     n_traits: ClassVar[int] = 1
 
-    trade_probability: float = 0.3
-    mean_lots: float = 3.0
-    reach_bps: float = 40.0
-    calm_bps: float = 10.0  # mean absolute return per step in a calm market
-    lowest: float = 0.4
-    highest: float = 3.0
-    pull: float = 0.5  # how far a full position moves the odds of buying away from one half
+    trade_probability: float = 0.25
+    mean_lots: float = 4.5
+    reach_bps: float = 55.0
+    calm_bps: float = 4.0  # mean absolute return per step at which the activity is 1
+    lowest: float = 0.5
+    highest: float = 8.0
+    pull: float = 0.5  # with it at 1, a full position is only ever reduced
 
     @property
     def lookback(self) -> int:
@@ -132,30 +135,26 @@ class Fundamentalist(_Quoter):
 
     With the gap `g = signal / reference - 1`, an agent whose horizon is `h` (log-uniform in `[1, longest]` auctions)
     wants the position `clip(g / full_bps, -1, 1) * max_lots` and expects `g / h` of the gap to close in this auction:
-    that is how far beyond the reference it goes. Gaps below its own threshold, uniform in `[0, threshold_bps]`, are
-    left alone. Source: the fundamental part of Chiarella and Iori (2002).
+    that is how far beyond the reference it goes. Source: the fundamental part of Chiarella and Iori (2002).
     """
 
-    n_traits: ClassVar[int] = 2
+    n_traits: ClassVar[int] = 1
 
-    full_bps: float = 100.0  # gap at which the whole position is held
-    max_lots: int = 50
-    order_lots: int = 5  # at most, in one auction
-    longest: float = 16.0
-    threshold_bps: float = 20.0
+    full_bps: float = 300.0  # gap at which the whole position is held
+    max_lots: int = 100
+    order_lots: int = 4  # at most, in one auction
+    longest: float = 7.0
 
     def act(self, key: jax.Array, market: MarketView, account: AccountView) -> Orders:
         """At most one limit order per asset."""
         if account.signal_ticks is None:
             raise ValueError("strategy 'fundamentalist': its role needs signal_noise_bps")
         reference = self._book(market).price_ticks.astype(jnp.float32)
-        traits = _traits(account)
         gap = account.signal_ticks / reference - 1.0
-        horizon = jnp.exp(traits[:, :1] * jnp.log(jnp.asarray(self.longest)))
+        horizon = jnp.exp(_traits(account)[:, :1] * jnp.log(jnp.asarray(self.longest)))
         full = jnp.asarray(self.full_bps) * jnp.float32(BPS)
         lots = _toward(jnp.clip(gap / full, -1.0, 1.0), self.max_lots, self.order_lots, account)
-        aside = jnp.abs(gap) < traits[:, 1:2] * (jnp.asarray(self.threshold_bps) * jnp.float32(BPS))
-        return _limit_orders(jnp.where(aside, 0, lots), reference * (1.0 + gap / horizon))
+        return _limit_orders(lots, reference * (1.0 + gap / horizon))
 
     def validate(self, where: str) -> None:
         """See `Strategy.validate`."""
@@ -163,22 +162,22 @@ class Fundamentalist(_Quoter):
         expect_range(f"{where}.max_lots", self.max_lots, 1, 10_000_000)
         expect_range(f"{where}.order_lots", self.order_lots, 1, 10_000_000)
         expect_range(f"{where}.longest", self.longest, 1.0, 10_000.0)
-        expect_range(f"{where}.threshold_bps", self.threshold_bps, 0.0, 10_000.0)
 
 
 class TrendFollower(_Quoter):
-    """Holds what has risen over its own memory out of `MEMORIES`, and pays up to `share` of that return to get it.
+    """Holds what has risen over its own memory out of `MEMORIES`, and is short of what has fallen.
 
-    Wants the position `clip(r / full_bps, -1, 1) * max_lots`, with `r` the return over the memory divided by the
-    square root of its length. Source: the chartist part of Chiarella and Iori (2002).
+    With `r` the return over the memory divided by the square root of its length, it wants the position
+    `clip(r / full_bps, -1, 1) * max_lots`, and goes `share * |r|` beyond the reference for it.
+    Source: the chartist part of Chiarella and Iori (2002).
     """
 
     n_traits: ClassVar[int] = 1
 
-    full_bps: float = 60.0
+    full_bps: float = 150.0  # of `r`, at which the whole position is held
     max_lots: int = 20
-    order_lots: int = 3
-    share: float = 0.2
+    order_lots: int = 1  # at most, in one auction
+    share: float = 0.1
 
     @property
     def lookback(self) -> int:
@@ -206,20 +205,21 @@ class TrendFollower(_Quoter):
 class MarketMaker(_Quoter):
     """Bids below and asks above the reference, wider when prices move, shifted against its inventory.
 
-    `half = half_spread_bps + volatility_share * recent mean absolute return`; level `l` quotes `size_lots` at
-    `reference * (1 - skew * inventory / max_lots * half ± half * (1 + l))`, and a side that would take the inventory
-    beyond `max_lots` is left out. Each agent's half-spread is scaled by a factor in `[1, 1 + spread]` of its own.
+    `half = factor * (half_spread_bps + volatility_share * moved)`, with `moved` the mean absolute return of the last
+    16 bars and `factor` the agent's own, uniform in `[1, 1 + spread]`. Level `l = 0, 1, ...` quotes
+    `reference * (1 - skew * half * inventory / max_lots ± half * (1 + l))`, bids rounded down and asks up, for
+    `size_lots` each, or what is left on that side until the inventory is `max_lots`.
     Source: linear form of Avellaneda and Stoikov (2008).
     """
 
     n_traits: ClassVar[int] = 1
 
     levels: int = static(default=1)
-    half_spread_bps: float = 5.0
-    volatility_share: float = 0.5
+    half_spread_bps: float = 2.0
+    volatility_share: float = 1.0
     size_lots: int = 5
     max_lots: int = 100
-    skew: float = 2.0  # half-spreads by which a full inventory shifts the quotes
+    skew: float = 1.0  # half-spreads by which a full inventory shifts the quotes
     spread: float = 1.0
 
     @property
@@ -235,7 +235,7 @@ class MarketMaker(_Quoter):
     def act(self, key: jax.Array, market: MarketView, account: AccountView) -> Orders:
         """Bids, then asks."""
         reference = self._book(market).price_ticks.astype(jnp.float32)
-        moved = once(_moves(market)[2])
+        moved = once(_moves(market)[MEMORIES.index(16)])
         half = jnp.asarray(self.half_spread_bps) * jnp.float32(BPS) + jnp.asarray(self.volatility_share) * moved
         half = half * (1.0 + _traits(account)[:, :1] * self.spread)  # [n, A]
         inventory = account.positions / jnp.asarray(self.max_lots)

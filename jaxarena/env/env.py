@@ -275,7 +275,7 @@ class MarketEnv:
         book, cost, mid = once((book, cost, mid))
         accounts, transition = settlement.mark(state.accounts, book, mid, quote, cleared, cost, limits, params)
         if params.mechanism.makes_price:
-            gain = settlement.value_gain(state, book, quote, cleared, self._private_values(state, params), params)
+            gain = settlement.value_gain(state, book, quote, cleared, self.private_values(state, params), params)
             transition = transition.replace(value_gain=gain)
         window = state.window.push(cleared.bar)
         indicated = _indicate(params, state.carries, window)
@@ -416,7 +416,7 @@ class MarketEnv:
             for index, role in enumerate(params.roles)
         )
 
-    def _private_values(self, state: MarketState, params: MarketParams) -> jax.Array:
+    def private_values(self, state: MarketState, params: MarketParams) -> jax.Array:
         """What a lot is worth to each agent on top of its value, as a share of it, `[N]` float32."""
         pairs = zip(params.roles, state.private.traits, strict=True)
         values = [(role, role.private_value(traits)) for role, traits in pairs]

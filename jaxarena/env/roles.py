@@ -1,6 +1,7 @@
 """Roles: who takes part in a market, what they may do, see and want."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxarena.agents import Learned, Strategy

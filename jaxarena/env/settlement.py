@@ -195,12 +195,14 @@ def accumulate(
 def report(state: MarketState, decision: Decision, cleared: Cleared) -> dict[str, Any]:
     """What a step tells besides observations and rewards, over all `N` agents.
 
-    Equities are float32 quanta: `equity` is marked net of the cost of closing alone; counts are int32.
+    Equities are float32 quanta: `equity` is marked net of the cost of closing alone; counts are int32. `taker_flow`,
+    `[A]` int32 lots, is what all agents bought minus sold of what took liquidity.
     """
     return {
         "equity": state.accounts.equity,
         "equity_mid": state.accounts.equity_mid,
         "lots": cleared.fills.bought - cleared.fills.sold,
+        "taker_flow": total(jnp.sign(cleared.fills.bought - cleared.fills.sold) * cleared.fills.taker_lots, 0),
         "traded": cleared.fills.cash.abs().sum(1).to_float(),
         "actions_clipped": decision.actions_clipped,
         "orders_trimmed": cleared.orders_trimmed,

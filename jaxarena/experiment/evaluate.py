@@ -17,6 +17,7 @@ import numpy as np
 from jaxarena.agents import Strategy
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.tree import as_arrays
+from jaxarena.core.types import Orders
 from jaxarena.env.actions import TradeFraction
 from jaxarena.env.env import MarketEnv
 from jaxarena.env.observations import Portfolio, TimeLeft
@@ -24,10 +25,13 @@ from jaxarena.env.roles import Role
 from jaxarena.env.settlement import closed_out
 from jaxarena.env.state import MarketParams
 from jaxarena.env.wrappers import Markets
+from jaxarena.experiment.auctions import Auctions, judge, market_means, mean_estimate, record_ends, record_step
 from jaxarena.experiment.config import ExperimentConfig
 from jaxarena.experiment.markets import World, load_world
 from jaxarena.experiment.metrics import Estimate, summarise
+from jaxarena.experiment.quality import Bootstrap
 from jaxarena.learn.rollout import Act, Transition, collect
+from jaxarena.market.margin import RiskLimits
 from jaxarena.market.views import AccountView, MarketView
 
 #: A learned role that never trades: it keeps a market open when all others are bankrupt, or when nobody learns.
@@ -75,6 +79,7 @@ class Evaluation:
     periods_per_year: float
     markets: int
     draws: int
+    auctions: tuple[Auctions, ...] = ()  # of each asset, where the agents make the price
 
     def metrics(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """`roles`, `scripted` and `baselines`, each name to metrics."""
@@ -93,7 +98,29 @@ class Evaluation:
         )
         years = curves.traded.shape[1] / self.periods_per_year
         growth = np.maximum(curves.closed_out / curves.equity[:, 0], 0.0) ** (1.0 / years) - 1.0
-        return found | {"closed_out": Estimate(float(growth.mean()))}
+        bps = mean_estimate(market_means(_gains_bps(curves), curves.market), Bootstrap(draws=self.draws))
+        return found | {"closed_out": Estimate(float(growth.mean())), "profit_bps": bps}
+
+    def comparisons(self) -> dict[str, Estimate]:
+        """Closed-out gain of each learned role minus that of each scripted one, in bps of initial equity.
+
+        Both played in the same markets, so the difference is taken market by market; the interval resamples markets.
+        """
+        bootstrap = Bootstrap(draws=self.draws)
+        gains = {
+            name: market_means(_gains_bps(curves), curves.market)
+            for name, curves in (self.roles | self.scripted).items()
+        }
+        return {
+            f"{learned} - {scripted}": mean_estimate(gains[learned] - gains[scripted], bootstrap)
+            for learned in self.roles
+            for scripted in self.scripted
+        }
+
+
+def _gains_bps(curves: Curves) -> np.ndarray:
+    """Closed-out gain of each account over its initial equity."""
+    return np.asarray(1e4 * (curves.closed_out / curves.equity[:, 0] - 1.0))
 
 
 class _OneOf(Strategy):
@@ -106,9 +133,21 @@ class _OneOf(Strategy):
     def lookback(self) -> int:
         return max(option.lookback for option in self.options)
 
-    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
-        orders = jnp.stack([option.act(key, market, account) for option in self.options])
-        return jnp.take(orders, jnp.asarray(self.choice), axis=0)
+    @property
+    def n_slots(self) -> int:
+        return max(option.n_slots for option in self.options)
+
+    @property
+    def n_traits(self) -> int:  # type: ignore[override]
+        return max(option.n_traits for option in self.options)
+
+    @property
+    def quotes(self) -> bool:  # type: ignore[override]
+        return any(option.quotes for option in self.options)
+
+    def act(self, key: jax.Array, market: MarketView, account: AccountView) -> Orders:
+        orders = [option.act(key, market, account).pad(self.n_slots) for option in self.options]
+        return jax.tree.map(lambda *choices: jnp.take(jnp.stack(choices), jnp.asarray(self.choice), axis=0), *orders)
 
 
 def evaluate(
@@ -126,7 +165,7 @@ def evaluate(
         ValueError: as `load_world`; too little data in the split.
     """
     world = load_world(config, split).with_whole_split()
-    judge = config.evaluation
+    settings = config.evaluation
     scale = float(world.market.quanta_per_unit)
     env, params = MarketEnv.build(_with_roles(world.market, world.market.roles))
     learned = jax.jit(lambda policies, params: _play_seeds(config, learner, env, params, policies))(policies, params)
@@ -143,8 +182,9 @@ def evaluate(
         sample=_sample(env, played, scale),
         dates=None if world.dates is None else world.dates[-int(world.market.episode_length) - 1 :],
         periods_per_year=float(world.market.process.steps_per_year),
-        markets=judge.markets * config.seeds,
-        draws=judge.draws,
+        markets=settings.markets * config.seeds,
+        draws=settings.draws,
+        auctions=judge(env, params, played, tuple(role.name for role in config.market.roles), settings.draws),
     )
 
 
@@ -217,11 +257,15 @@ def _play(env: MarketEnv, params: MarketParams, act: Act, config: ExperimentConf
             "positions": market.ledger.agents.lots[..., 0],
             "lots": step.info["lots"][..., 0],
         }
-        return {"equity": step.info["equity"], "traded": step.info["traded"]} | one
+        whole = {"equity": step.info["equity"], "traded": step.info["traded"]}
+        return whole | one | record_step(env, params, step)
 
     last, _, played = collect(markets, params, act_all, carry, obs, key_act, steps, record)
     played["start"] = carry.market.accounts.equity
     played["closed_out"] = played["equity"][-1]  # at a terminal horizon everything has been closed already
+    if continuing and params.mechanism.makes_price:
+        ends = vmap_last(lambda first, last: record_ends(env, params, first, last), (True, True))
+        played |= ends(carry.market, last.market)
     if continuing:
         close_out = vmap_last(closed_out, (False, True, False))
         played["closed_out"] = close_out(jax.random.fold_in(key_act, steps), last.market, params)
@@ -262,7 +306,8 @@ def _sample(env: MarketEnv, played: Mapping[str, np.ndarray], scale: float) -> S
 def _with_roles(market: MarketParams, roles: tuple[Role, ...]) -> MarketParams:
     """The market with these roles and the spectator, who comes last and so changes nobody's random numbers."""
     sees = (Portfolio(), TimeLeft()) if market.horizon == "terminal" else (Portfolio(),)
-    spectator = Role(name=_SPECTATOR, cash=1.0, action=TradeFraction(), observations=sees)
+    limits = RiskLimits(max_position_lots=1)
+    spectator = Role(name=_SPECTATOR, cash=1.0, action=TradeFraction(), observations=sees, limits=limits)
     return market.replace(roles=(*roles, spectator))
 
 

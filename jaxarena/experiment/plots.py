@@ -171,6 +171,96 @@ def flow_figure(
     return figure
 
 
+def price_figure(price: np.ndarray, value: np.ndarray, volume: np.ndarray, asset: str = "asset") -> Figure:
+    """The price that one market made, the value that nobody saw, and the lots traded below.
+
+    Args:
+        price: [T] currency per lot.
+        value: [T] currency per lot.
+        volume: [T] lots.
+        asset: its name, for the title.
+
+    Returns:
+        the figure.
+    """
+    figure = _blank(_WIDTH, 1.2 * _HEIGHT)
+    _title(figure, f"Price and hidden value: {asset}")
+    grid = figure.add_gridspec(2, 1, height_ratios=(3.0, 1.0))
+    top = _style(figure.add_subplot(grid[0]))
+    bottom = _style(figure.add_subplot(grid[1], sharex=top))
+    x = _x_axis(bottom, len(price), None)
+    top.plot(x, value, color=COLOURS[1], linewidth=1.2, label="hidden value")
+    top.plot(x, price, color=INK, linewidth=1.1, label="price")
+    top.set_ylabel("currency per lot", color=INK)
+    top.tick_params(labelbottom=False)
+    _legend(top)
+    bottom.fill_between(x, volume, step="mid", color=COLOURS[0], alpha=0.6, linewidth=0)
+    bottom.set_ylabel("lots", color=INK)
+    bottom.margins(x=0)
+    return figure
+
+
+def facts_figure(
+    made: Mapping[str, np.ndarray], bands: Mapping[str, tuple[np.ndarray, np.ndarray]], real: Mapping[str, np.ndarray]
+) -> Figure:
+    """Autocorrelations by lag, of the market that was made and of real daily bars.
+
+    Args:
+        made: title of a plot to [L] values at lags 1 to L.
+        bands: title to the ends of the intervals, [L] each; may be empty.
+        real: title to [L'] values of real bars.
+
+    Returns:
+        the figure, one plot per title.
+    """
+    figure = _blank(_WIDTH, 0.5 + 2.3 * len(made))
+    _title(figure, "Memory of returns")
+    for place, (title, values) in enumerate(made.items()):
+        axes = _style(figure.add_subplot(len(made), 1, place + 1))
+        axes.set_title(title, loc="left", fontsize=9, color=INK)
+        lags = np.arange(1, len(values) + 1)
+        if title in bands:
+            axes.fill_between(lags, *bands[title], color=COLOURS[0], alpha=0.2, linewidth=0)
+        axes.plot(lags, values, color=COLOURS[0], linewidth=1.5, label="this market")
+        if title in real:
+            shown = real[title][: len(values)]
+            axes.plot(lags[: len(shown)], shown, color=COLOURS[1], linestyle=_dashes(6), label="real daily bars")
+        axes.axhline(0.0, color=INK, linewidth=0.6, alpha=0.5)
+        axes.margins(x=0.01)
+        if place == 0:
+            axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    axes.set_xlabel("lag in steps", color=INK)
+    return figure
+
+
+def payments_figure(roles: Sequence[str], gains: np.ndarray) -> Figure:
+    """Who pays whom: what the row's role gained from the column's role, as a coloured table.
+
+    Args:
+        roles: [R] names.
+        gains: [R, R] currency per market.
+
+    Returns:
+        the figure.
+    """
+    figure = _blank(_WIDTH, 1.2 + 0.55 * len(roles))
+    _title(figure, "Who pays whom")
+    axes = figure.add_subplot()
+    reach = float(np.nanmax(np.abs(gains))) or 1.0
+    axes.imshow(gains, cmap="PuOr", vmin=-reach, vmax=reach, aspect="auto")
+    axes.set_xticks(range(len(roles)), [f"from {name}" for name in roles], rotation=30, ha="right", color=INK)
+    axes.set_yticks(range(len(roles)), [f"{name} gains" for name in roles], color=INK)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.spines[:].set_visible(False)
+    for i in range(len(roles)):
+        for j in range(len(roles)):
+            strong = abs(gains[i, j]) > 0.6 * reach
+            axes.text(
+                j, i, f"{gains[i, j]:.3g}", ha="center", va="center", fontsize=9, color="white" if strong else "black"
+            )
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as `.svg` or `.png`, by the suffix; equal figures give equal files.
 

@@ -28,6 +28,12 @@ _PICTURES = (
         "Medians over the evaluated markets; bands hold the middle 80 %.",
         ("equity", "drawdown"),
     ),
+    (
+        "Prices that the market made",
+        "One evaluated market; the memory of returns over all of them; and what each role gained from each other, at the "
+        "hidden value in the end, before fees, where buyers and sellers of an auction are matched pro rata.",
+        ("auction",),
+    ),
     ("Portfolios", "Shares of equity in one evaluated market.", ("weights",)),
     ("Market flow", "Who bought and who sold in one evaluated market.", ("flow",)),
     ("Learning", "Logged while training; thin lines are seeds.", ("learning",)),
@@ -43,7 +49,8 @@ _HINTS = {
     "calmar": "annual return over maximum drawdown",
     "hit_rate": "share of gaining steps among steps on which equity moved",
     "turnover": "bought plus sold over equity, per year",
-    "closed_out": "annual return if everybody closed all positions together at the end",
+    "closed_out": "annual return if everybody closed all positions together at the end, or settled at the hidden value",
+    "profit_bps": "gain over initial equity when positions are closed out at the end, in basis points",
 }
 
 _PROGRAM = "jaxarena.train"  # whose checkpoints `jaxarena.evaluate` reads
@@ -114,6 +121,7 @@ def write_report(folder: RunFolder) -> Path:
     sections = [
         _heading(meta, summary),
         *(_results(result) for part, result in summary.items() if part.startswith("eval")),
+        *(_auctions(result) for part, result in summary.items() if part.startswith("eval")),
         *_picture_sections(folder.plots),
         _repeat(folder, meta),
         _section("Configuration", f"<pre>{html.escape(config)}</pre>"),
@@ -146,7 +154,7 @@ def _results(result: Mapping[str, Any]) -> str:
     """Table of learned roles, the scripted roles beside them, then baselines, for one data split."""
     groups = tuple((kind, result.get(kind, {})) for kind in ("roles", "scripted", "baselines"))
     names = [
-        name for name in (*METRICS, "closed_out") if any(name in row for _, rows in groups for row in rows.values())
+        name for name in (*METRICS, "closed_out", "profit_bps") if any(name in row for _, rows in groups for row in rows.values())
     ]
     head = "".join(f'<th title="{html.escape(_HINTS[name])}">{name.replace("_", " ")}</th>' for name in names)
     body = "".join(
@@ -165,6 +173,66 @@ def _results(result: Mapping[str, Any]) -> str:
         f"Results: {result.get('split', '')}",
         f'<p class="soft">{explained} {html.escape(note)}</p>\n'
         f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>',
+    )
+
+
+def _auctions(result: Mapping[str, Any]) -> str:
+    """Tables of comparisons, market quality and stylised facts, where the market made its own price."""
+    if "auctions" not in result:
+        return ""
+    split = html.escape(str(result.get("split", "")))
+    versus = _rows("who against whom", ("bps of initial equity",), {k: (v,) for k, v in result["comparisons"].items()})
+    text = (
+        '<p class="soft">Closed-out gain of learned roles minus that of scripted ones in the same markets; the '
+        "interval resamples markets.</p>"
+    )
+    parts = [_section(f"Learned against scripted: {split}", text + versus)]
+    for auctions in result["auctions"]:
+        quality = _rows("market quality", ("value",), {k: (v,) for k, v in auctions["quality"].items()})
+        made, real = auctions["facts"], result["real_bars"]
+        facts = _rows("stylised fact", ("this market", "real daily bars"), _facts(made, real))
+        title = f"Market quality and stylised facts: {split} {html.escape(auctions['asset'])}"
+        source = '<p class="soft">Facts as in Cont (2001), beside daily bars of AAPL, IBM and MSFT, 2000 to 2013.</p>'
+        parts.append(_section(title, quality + source + facts))
+    return "\n".join(parts)
+
+
+def _facts(made: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Rows of the table of stylised facts: the market's and the real bars' estimates by name."""
+    rows = {
+        "excess kurtosis": (made["excess_kurtosis"], real["excess_kurtosis"]),
+        **{
+            f"excess kurtosis over {horizon} steps": (cell, real["aggregated_kurtosis"].get(horizon))
+            for horizon, cell in made["aggregated_kurtosis"].items()
+            if str(horizon) != "1"
+        },
+        "volume and volatility, correlation": (made["volume_volatility"], real["volume_volatility"]),
+        "decay exponent of |returns|": (made["decay_exponent"], real["decay_exponent"]),
+    }
+    for field, words in (("autocorrelation", "returns"), ("absolute_autocorrelation", "|returns|")):
+        for lag in (1, 2, 5, 10, 20):
+            rows[f"autocorrelation of {words}, lag {lag}"] = (_at_lag(made[field], lag), _at_lag(real[field], lag))
+    return rows
+
+
+def _at_lag(estimates: Mapping[str, Any], lag: int) -> dict[str, Any] | None:
+    if lag > len(estimates["value"]):
+        return None
+    value, low, high = (estimates[name][lag - 1] for name in ("value", "low", "high"))
+    return {"value": value, "interval": None if low is None else [low, high], "reason": estimates["reason"]}
+
+
+def _rows(first: str, columns: tuple[str, ...], rows: Mapping[str, tuple[Any, ...]]) -> str:
+    """A small table of estimates."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td>"
+        + "".join(f"<td>{_estimate('', cell)}</td>" for cell in cells)
+        + "</tr>\n"
+        for name, cells in rows.items()
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr><th>{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
     )
 
 

@@ -3,21 +3,28 @@
 Belongs here: which numbers and pictures go where. Does not belong here: computing (`evaluate`) and drawing (`plots`).
 """
 
+import functools
 from typing import Any
 
+from jaxarena.data.sources import load
+from jaxarena.experiment.auctions import Auctions
 from jaxarena.experiment.evaluate import Evaluation
 from jaxarena.experiment.files import read_json, write_json
 from jaxarena.experiment.plots import (
     drawdown_figure,
     equity_figure,
+    facts_figure,
     flow_figure,
     learning_figure,
+    payments_figure,
+    price_figure,
     save_figure,
     weights_figure,
 )
+from jaxarena.experiment.quality import StylisedFacts, facts_of_daily_bars
 from jaxarena.experiment.report import write_report
 from jaxarena.experiment.run import RunFolder
-from jaxarena.experiment.tracking import read_jsonl
+from jaxarena.experiment.tracking import JsonlTracker, read_jsonl
 
 #: The split whose results stand under `eval`; those of another stand under `eval_<split>`.
 MAIN_SPLIT = "test"
@@ -32,10 +39,15 @@ def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
     """Put an evaluation into `summary.json`, draw it, and write the report anew."""
     suffix = "" if evaluation.split == MAIN_SPLIT else f"_{evaluation.split}"
     entry = {"split": evaluation.split, "markets": evaluation.markets, "note": _note(evaluation)}
-    metrics = {
+    metrics: dict[str, Any] = {
         kind: {name: {metric: estimate.as_dict() for metric, estimate in row.items()} for name, row in rows.items()}
         for kind, rows in evaluation.metrics().items()
     }
+    if evaluation.auctions:
+        metrics["comparisons"] = {name: estimate.as_dict() for name, estimate in evaluation.comparisons().items()}
+        metrics["auctions"] = [auctions.as_dict() for auctions in evaluation.auctions]
+        metrics["real_bars"] = real_facts().as_dict()
+        _log_numbers(folder, evaluation)
     draw(folder, evaluation, suffix)
     write_json(folder.summary, _summary(folder) | {f"eval{suffix}": entry | metrics})
     write_report(folder)
@@ -62,11 +74,50 @@ def draw(folder: RunFolder, evaluation: Evaluation, suffix: str = "") -> None:
     holdings = ("cash", *sample.asset_names)
     for role in evaluation.roles:
         figures[f"weights_{role}"] = weights_figure(f"Portfolio of {role}", sample.weights[role], holdings, after)
+    for auctions in evaluation.auctions:
+        figures |= _auction_figures(auctions, "" if len(evaluation.auctions) == 1 else f"_{auctions.asset}")
     figures = {f"{name}{suffix}": figure for name, figure in figures.items()}
     figures |= _learning(folder, list(evaluation.roles))
     for name, figure in figures.items():
         for kind in ("svg", "png"):
             save_figure(figure, folder.plots / f"{name}.{kind}")
+
+
+@functools.cache
+def real_facts() -> StylisedFacts:
+    """The stylised facts of the daily bars that come with the package, to hold a made market against."""
+    history = load("us_daily", ["AAPL", "IBM", "MSFT"])
+    return facts_of_daily_bars(history.close, history.volume)
+
+
+def _auction_figures(auctions: Auctions, suffix: str) -> dict[str, Any]:
+    """Price, memory and payments of one asset's auctions."""
+    tape, facts, real = auctions.tape, auctions.facts, real_facts()
+    titles = {"returns": "autocorrelation", "absolute returns": "absolute_autocorrelation"}
+    made = {f"autocorrelation of {title}": getattr(facts, field) for title, field in titles.items()}
+    bars = {f"autocorrelation of {title}": getattr(real, field).value for title, field in titles.items()}
+    return {
+        f"auction_price{suffix}": price_figure(tape.price[0], tape.value[0], tape.volume[0], auctions.asset),
+        f"auction_memory{suffix}": facts_figure(
+            {title: of_lags.value for title, of_lags in made.items()},
+            {title: (of_lags.low, of_lags.high) for title, of_lags in made.items()},
+            bars,
+        ),
+        f"auction_payments{suffix}": payments_figure(auctions.roles, auctions.payments.value),
+    }
+
+
+def _log_numbers(folder: RunFolder, evaluation: Evaluation) -> None:
+    """Append the numbers of the auctions to `metrics.jsonl`, under the last step that was logged."""
+    records = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
+    if not records:
+        return
+    numbers: dict[str, Any] = {"split": evaluation.split}
+    for auctions in evaluation.auctions:
+        prefix = "" if len(evaluation.auctions) == 1 else f"{auctions.asset}/"
+        numbers |= {f"{prefix}{name}": value for name, value in auctions.numbers().items()}
+    with JsonlTracker(folder.metrics, records[-1]["step"]) as tracker:
+        tracker.log(records[-1]["step"], numbers)
 
 
 def _learning(folder: RunFolder, roles: list[str]) -> dict[str, Any]:

@@ -213,3 +213,74 @@ def test_it_works_inside_scan_and_under_grad():
     np.testing.assert_allclose(path[0], xs[0].sum(0))
     slope = jax.grad(lambda x: vmap_last(lambda row: (row**2).sum(), (True,))(x).sum())(xs[0])
     np.testing.assert_allclose(slope, 2 * xs[0])
+
+
+def halvings(x, n, y):
+    """Trips by entry, a shared array in test and body, and a shared start that becomes the entry's own."""
+    limit = y[0] + 3
+
+    def body(carry):
+        count, path, growth = carry
+        return count + 1, path.at[count % 4].add(x[0, 0] * y[1]), growth * 2 + y
+
+    return lax.while_loop(lambda c: (c[0] < n[0]) & (c[0] < limit), body, (0, jnp.zeros(4), y))
+
+
+def nested(x, n, y):
+    def outer(carry):
+        i, total = carry
+        return i + 1, total + lax.while_loop(lambda c: c[0] < n[1] + i, lambda c: (c[0] + 1, c[1] * 1.5), (0, x[0]))[1]
+
+    return lax.while_loop(lambda c: c[0] < n[0], outer, (0, y))
+
+
+LOOPS = {
+    "shared constants and start": halvings,
+    "start with a scalar of the market": lambda x, n, y: lax.while_loop(lambda c: c < 40, lambda c: c * 2 + 1, n[0]),
+    "keeps what is done": lambda x, n, y: lax.while_loop(
+        lambda c: c[0] > 0, lambda c: (c[0] - 1, c[1] + 1, c[2] - c[1] * y), (n[2], 5, x)
+    ),
+    "test without carry": lambda x, n, y: lax.while_loop(lambda c: y[0] > 1e9, lambda c: c + x, x),
+    "body without batch": lambda x, n, y: lax.while_loop(
+        lambda c: c[0] < n[0], lambda c: (c[0] + 1, y * 2, jnp.arange(3)), (0, y, n)
+    ),
+    "swap": lambda x, n, y: lax.while_loop(lambda c: c[0] < n[0], lambda c: (c[0] + 1, c[2], c[1]), (0, x[0], y)),
+    "nothing of the market": lambda x, n, y: (
+        lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * y), (0, y)),
+        x,
+    ),
+    "bounds of the market": lambda x, n, y: lax.fori_loop(n[0], n[0] + n[1], lambda i, c: c + i * y, x),
+    "nested": nested,
+    "types": lambda x, n, y: lax.while_loop(
+        lambda c: ~c[0], lambda c: (c[1] >= n[0], c[1] + jnp.int32(1), c[2] ^ jnp.uint32(5)), (False, 0, jnp.uint32(1))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_ends_for_each_entry_by_itself(name):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(3, 4, 7)), jnp.float32)
+    n = jnp.asarray([[0, 1, 2, 3, 5, 9, 4], [3, 0, 4, 1, 2, 2, 0], [4, 0, 3, 2, 8, 1, 1]], jnp.int32)
+    y = jnp.asarray(np.abs(rng.normal(size=4)), jnp.float32)
+    alone = [jax.jit(LOOPS[name])(x[..., e], n[..., e], y) for e in range(7)]
+    mapped = jax.jit(jax.vmap(LOOPS[name], in_axes=(-1, -1, None), out_axes=-1, axis_size=7))(x, n, y)
+    got = jax.jit(vmap_last(LOOPS[name], (True, True, False)))(x, n, y)
+    assert_equal(got, mapped, 2e-6)
+    assert_equal(got, jax.tree.map(lambda *leaves: jnp.stack(leaves, -1), *alone), 2e-6)
+
+
+def test_a_loop_may_carry_keys_and_money():
+    def play(key, n):
+        def body(carry):
+            i, key, cash = carry
+            key, now = jax.random.split(key)
+            return i + 1, key, cash + Money.of_lots(i, jax.random.randint(now, (), 0, 2**20), jnp.int32(2**20))
+
+        start = (jnp.int32(0), key, Money.zeros())
+        _, key, cash = lax.while_loop(lambda c: c[0] < n, body, start)
+        return jax.random.key_data(key), cash
+
+    keys, n = jax.random.split(jax.random.key(3), SIZE), jnp.asarray([0, 3, 1, 7, 2])
+    expected = jax.vmap(play, in_axes=-1, out_axes=-1)(keys, n)
+    assert_equal(jax.jit(vmap_last(play, (True, True)))(keys, n), expected)

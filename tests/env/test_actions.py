@@ -156,8 +156,10 @@ def test_target_exposure_of_three_assets():
 
 def decide(action_map, action, mid, who):
     ordered, wrong = jax.jit(action_map.decide)(jnp.asarray(action), market(mid), who)
-    assert ordered.dtype == wrong.dtype == jnp.int32
-    return np.asarray(ordered).tolist(), np.asarray(wrong).tolist()
+    assert ordered.lots.dtype == ordered.limit_ticks.dtype == wrong.dtype == jnp.int32
+    assert ordered.lots.shape == ordered.limit_ticks.shape == (*who.positions.shape, 1)
+    assert not ordered.limit_ticks.any()
+    return np.asarray(ordered.lots[..., 0]).tolist(), np.asarray(wrong).tolist()
 
 
 def test_numbers_that_are_not_finite_do_nothing_for_that_agent_only():

@@ -11,6 +11,7 @@ import jaxarena
 from jaxarena.agents import BuyAndHold, Random, Strategy, toward_weights
 from jaxarena.core.money import int_quanta
 from jaxarena.core.tree import as_arrays
+from jaxarena.core.types import Orders
 from jaxarena.env.causality import assert_causal
 from jaxarena.env.env import MarketEnv
 from jaxarena.env.observations import Portfolio
@@ -43,7 +44,7 @@ class _Clairvoyant(Strategy):
 
     def act(self, key, market, account):
         best = (market.signal == market.signal.max()) & (market.signal > 0.0)
-        return toward_weights(best.astype(jnp.float32), market, account)
+        return Orders.market(toward_weights(best.astype(jnp.float32), market, account))
 
 
 def clairvoyant_market():

@@ -40,10 +40,11 @@ def step(ledger, fill):
         maker_lots=nothing,
         taker_lots=jnp.abs(fill["lots"]),
         orders_rejected=nothing[:, 0],
+        self_matched=nothing[:, 0],
     )
     ledger = ledgers.settle_trades(ledger, fills)
     costs = ProportionalFees(fee_bps=jnp.array([1.5, 0.7, 3.3]), fixed_fee=jnp.array(0.01))
-    ledger = ledgers.pay(ledger, costs.fee(paid.abs(), fill["lots"], 10_000).sum(1), to="exchange")
+    ledger = ledgers.pay(ledger, costs.fee(paid.abs(), jnp.abs(fill["lots"]), nothing, 10_000).sum(1), to="exchange")
     short = Money.of_lots(fill["ticks"], ledger.agents.lots, tick_value).negative_part().sum(1)
     financing = Financing(*(jnp.array(rate, jnp.float32) for rate in (0.3, 0.05, 0.2)))
     ledger = ledgers.pay(ledger, financing.charge(ledger.agents.cash, short, jnp.float32(1 / 252)), to="lender")

@@ -19,7 +19,7 @@ rates = st.floats(0.0, 2.0, width=32, allow_subnormal=False)
 
 fee_jit = jax.jit(
     lambda notional, lots, bps, fixed: ProportionalFees(fee_bps=bps, fixed_fee=fixed).fee(
-        notional, lots, jnp.asarray(10_000)
+        notional, jnp.abs(lots), jnp.zeros_like(lots), jnp.asarray(10_000)
     )
 )
 charge_jit = jax.jit(
@@ -40,7 +40,8 @@ def test_fees(notional, traded, bps, fixed):
 
 def test_fees_per_asset_are_never_in_favour_of_the_payer():
     fees = ProportionalFees(fee_bps=jnp.asarray([1.0, 100.0]))
-    got = int_quanta(fees.fee(Money.of_ints([[1, 1], [10**6, 10**6]]), jnp.ones((2, 2), jnp.int32), jnp.asarray(1)))
+    traded = jnp.ones((2, 2), jnp.int32)
+    got = int_quanta(fees.fee(Money.of_ints([[1, 1], [10**6, 10**6]]), traded, jnp.zeros_like(traded), jnp.asarray(1)))
     assert got[0] == [1, 1]
     assert abs(got[1][0] - 100) <= 1
     assert abs(got[1][1] - 10_000) <= 1

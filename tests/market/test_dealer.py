@@ -41,6 +41,10 @@ def orders_of(lots, limit=0):
     return Orders(lots=lots, limit_ticks=jnp.full_like(lots, limit))
 
 
+def start(dealer):
+    return dealer.init(jnp.full(A, 1000, jnp.int32), N, 1)
+
+
 @jax.jit
 def clear(dealer, state, lots, quote):
     orders = Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
@@ -60,7 +64,7 @@ def test_linear_fills_equal_the_formula_over_a_random_sequence():
     dealer = as_float(Dealer(half_spread_bps=2.5, impact=impact))
     rng = np.random.default_rng(0)
     for _ in range(20):
-        state, oracle = dealer.init(A), reference.Market(rules, [0] * N, [[0] * A for _ in range(N)])
+        state, oracle = start(dealer), reference.Market(rules, [0] * N, [[0] * A for _ in range(N)])
         for _ in range(8):  # powers of two keep float32 exact for so many halvings
             lots = rng.integers(-300, 300, (N, A)) * (rng.random((N, A)) < 0.8)
             ticks = rng.integers(1, 10**8, A)
@@ -77,7 +81,7 @@ def test_square_root_fills_equal_the_formula_to_float32_rounding_of_the_rate():
     dealer = as_float(
         Dealer(half_spread_bps=1.0, impact=SquareRootImpact(coefficient=0.7, permanent=0.1, transient=0.2))
     )
-    rng, state = np.random.default_rng(1), dealer.init(A)
+    rng, state = np.random.default_rng(1), start(dealer)
     for _ in range(30):
         lots, ticks = rng.integers(-500, 500, (N, A)), rng.integers(10**4, 10**6, A)
         x = lots.sum(0) / DEPTH
@@ -93,7 +97,7 @@ def test_a_hand_computed_fill():
     """Two agents buy 10 and 30 of depth 4096 at 1,000 ticks, half-spread 5 bps, permanent 1: x = 40/4096."""
     dealer = as_float(Dealer(half_spread_bps=5.0, impact=LinearImpact(permanent=1.0)))
     lots = jnp.zeros((N, A), jnp.int32).at[0, 0].set(10).at[1, 0].set(30)
-    _, fills, bar = clear(dealer, dealer.init(A), lots, quote_of([1000, 1000]))
+    _, fills, bar = clear(dealer, start(dealer), lots, quote_of([1000, 1000]))
     rate = 0.5 * 40 / 4096 + 5e-4
     assert int_quanta(fills.cash)[0][0] == -(10_000 + int(np.ceil(10_000 * rate)))
     assert int_quanta(fills.cash)[1][0] == -(30_000 + int(np.ceil(30_000 * rate)))
@@ -106,7 +110,7 @@ def test_a_hand_computed_fill():
 def test_the_fill_price_is_the_one_asked_for(fill, price):
     dealer = as_float(Dealer(half_spread_bps=0.0, fill=fill))
     quote = quote_of([1000, 1000], close=[1100, 1100], previous=[900, 900])
-    _, fills, _ = clear(dealer, dealer.init(A), jnp.ones((N, A), jnp.int32), quote)
+    _, fills, _ = clear(dealer, start(dealer), jnp.ones((N, A), jnp.int32), quote)
     assert int_quanta(fills.cash)[0] == [-price, -price * 5]
 
 
@@ -120,8 +124,8 @@ def test_two_agents_buying_together_each_pay_more_than_one_alone():
         SquareRootImpact(),
     ):
         dealer = as_float(Dealer(half_spread_bps=1.0, impact=impact))
-        _, alone, _ = clear(dealer, dealer.init(A), both.at[1].set(0), quote)
-        _, together, _ = clear(dealer, dealer.init(A), both, quote)
+        _, alone, _ = clear(dealer, start(dealer), both.at[1].set(0), quote)
+        _, together, _ = clear(dealer, start(dealer), both, quote)
         paid_alone, paid = -int_quanta(alone.cash)[0][0], [-int_quanta(together.cash)[n][0] for n in range(2)]
         assert paid[0] == paid[1] > paid_alone > 10**8
 
@@ -131,14 +135,14 @@ def test_impact_vanishes_with_its_coefficients():
     exact = np.asarray(lots) * 10**6 * np.array(TICK_VALUES)
     for impact in (LinearImpact(), SquareRootImpact(coefficient=0.0)):
         dealer = as_float(Dealer(half_spread_bps=0.0, impact=impact))
-        state, fills, bar = clear(dealer, dealer.init(A), lots, quote_of([10**6, 10**6], volatility=0.5))
+        state, fills, bar = clear(dealer, start(dealer), lots, quote_of([10**6, 10**6], volatility=0.5))
         assert int_quanta(fills.cash) == (-exact).tolist()
         assert bar.close.tolist() == [10**6, 10**6]
         np.testing.assert_array_equal(dealer.mid(state, quote_of([10**6, 10**6])), 10**6)
     costs = []
     for coefficient in (1.0, 0.1, 0.01):
         dealer = as_float(Dealer(half_spread_bps=0.0, impact=SquareRootImpact(coefficient=coefficient)))
-        _, fills, _ = clear(dealer, dealer.init(A), lots, quote_of([10**6, 10**6], volatility=0.5))
+        _, fills, _ = clear(dealer, start(dealer), lots, quote_of([10**6, 10**6], volatility=0.5))
         costs.append(-int_quanta(fills.cash)[0][0] - int(exact[0, 0]))
     np.testing.assert_allclose(costs, costs[0] * np.array([1.0, 0.1, 0.01]), rtol=1e-4)
 
@@ -146,7 +150,7 @@ def test_impact_vanishes_with_its_coefficients():
 def test_net_flow_of_zero_leaves_the_price():
     dealer = as_float(Dealer(half_spread_bps=1.0, impact=SquareRootImpact(permanent=0.3, transient=0.3)))
     lots = jnp.asarray([[500, 10], [-500, -10], [7, 0], [-7, 0]], jnp.int32)
-    state, fills, bar = clear(dealer, dealer.init(A), lots, quote_of([10**6, 10**6], volatility=0.5))
+    state, fills, bar = clear(dealer, start(dealer), lots, quote_of([10**6, 10**6], volatility=0.5))
     assert not state.net_lots.any()
     assert not state.transient.any()
     assert bar.close.tolist() == bar.open.tolist() == [10**6, 10**6]
@@ -155,7 +159,7 @@ def test_net_flow_of_zero_leaves_the_price():
 
 def test_the_permanent_move_returns_exactly_to_zero():
     dealer = as_float(Dealer(half_spread_bps=1.0, impact=LinearImpact(permanent=0.3)))
-    state, quote = dealer.init(A), quote_of([10**6 + 1, 999_983])
+    state, quote = start(dealer), quote_of([10**6 + 1, 999_983])
     rng, total = np.random.default_rng(3), np.zeros((N, A), int)
     for _ in range(15):
         lots = rng.integers(-700, 700, (N, A))
@@ -170,17 +174,17 @@ def test_the_permanent_move_returns_exactly_to_zero():
 def test_a_seller_never_pays_to_be_rid_of_shares():
     """However many are sold at once, and whatever the position would be marked at: limited liability of a share."""
     dealer = as_float(Dealer(half_spread_bps=1.0, impact=LinearImpact(permanent=1.0)))
-    state, quote = dealer.init(A), quote_of([1000, 1000])
+    state, quote = start(dealer), quote_of([1000, 1000])
     lots = jnp.zeros((N, A), jnp.int32).at[0, 0].set(-3 * 4096).at[1, 0].set(-5)
     _, fills, _ = clear(dealer, state, lots, quote)
     assert np.asarray(int_quanta(fills.cash))[:2, 0].min() >= 0
     assert float(dealer.closing_prices(state, -lots, quote)[0, 0]) >= 0.0
-    assert float(dealer.price_range(state, lots, quote)[0][0]) >= 0.0
+    assert float(dealer.price_range(state, Orders.market(lots), quote)[0][0]) >= 0.0
 
 
 def test_transient_moves_decay():
     dealer = as_float(Dealer(impact=LinearImpact(transient=0.5, decay=0.5)))
-    state, quote = dealer.init(A), quote_of([1000, 1000])
+    state, quote = start(dealer), quote_of([1000, 1000])
     state, _, _ = clear(dealer, state, jnp.zeros((N, A), jnp.int32).at[0, 0].set(1024), quote)
     moves = [float(state.transient[0])]
     for _ in range(3):
@@ -192,7 +196,7 @@ def test_transient_moves_decay():
 def test_limit_orders_are_rejected_and_counted():
     dealer = as_float(Dealer())
     orders = orders_of([[5, 0], [0, 0], [1, -1], [0, 3]], limit=900)
-    _, fills, _ = dealer.clear(KEY, dealer.init(A), orders, quote_of([1000, 1000]), jnp.asarray(TICK_VALUES, jnp.int32))
+    _, fills, _ = dealer.clear(KEY, start(dealer), orders, quote_of([1000, 1000]), jnp.asarray(TICK_VALUES, jnp.int32))
     assert fills.orders_rejected.tolist() == [1, 0, 2, 1]
     assert not (fills.bought | fills.sold).any()
     assert int_quanta(fills.cash) == [[0, 0]] * N
@@ -202,11 +206,11 @@ def test_several_orders_of_one_agent_are_added():
     dealer = as_float(Dealer(half_spread_bps=0.0))
     lots = jnp.zeros((N, A, 3), jnp.int32).at[0, 0].set(jnp.asarray([5, -2, 4]))
     orders = Orders(lots=lots, limit_ticks=jnp.zeros_like(lots))
-    _, fills, _ = dealer.clear(KEY, dealer.init(A), orders, quote_of([1000, 1000]), jnp.asarray(TICK_VALUES, jnp.int32))
+    _, fills, _ = dealer.clear(KEY, start(dealer), orders, quote_of([1000, 1000]), jnp.asarray(TICK_VALUES, jnp.int32))
     assert int_quanta(fills.cash)[0] == [-7000, 0]
 
 
-price_range = jax.jit(lambda dealer, state, lots, quote: dealer.price_range(state, lots, quote))
+price_range = jax.jit(lambda dealer, state, lots, quote: dealer.price_range(state, Orders.market(lots), quote))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ price_range = jax.jit(lambda dealer, state, lots, quote: dealer.price_range(stat
 )
 def test_no_fill_lies_outside_the_price_range_whatever_is_trimmed(impact):
     dealer = as_float(Dealer(half_spread_bps=4.0, impact=impact))
-    rng, state, quote = np.random.default_rng(5), dealer.init(A), quote_of([10**6, 2 * 10**6], volatility=0.3)
+    rng, state, quote = np.random.default_rng(5), start(dealer), quote_of([10**6, 2 * 10**6], volatility=0.3)
     for _ in range(25):
         wanted = rng.integers(-300, 300, (N, A))
         lots = np.trunc(wanted * rng.random((N, A))).astype(int)
@@ -249,7 +253,8 @@ def test_the_price_range_holds_for_as_many_lots_as_validation_admits():
     )
     dealer = as_float(Dealer(impact=LinearImpact(permanent=0.1)))
     lots = jnp.full((200, 1), 20_000_000, jnp.int32)
-    lowest, mid, highest = (float(p[0]) for p in dealer.price_range(dealer.init(1), lots, quote_of([1000], depth=1e9)))
+    state, quote = dealer.init(jnp.full(1, 1000, jnp.int32), 200, 1), quote_of([1000], depth=1e9)
+    lowest, mid, highest = (float(p[0]) for p in dealer.price_range(state, Orders.market(lots), quote))
     right = np.allclose([lowest, mid, highest], [1000 * (1 - 1e-4), 1000.0, 1000 * (1.2 + 1e-4)], rtol=1e-5)
     assert right or refused(lambda: MarketEnv.build(crowd), "max_position_lots")
 
@@ -259,7 +264,7 @@ def test_closing_prices_are_what_closing_alone_pays():
         Dealer(half_spread_bps=4.0, impact=SquareRootImpact(permanent=0.1, transient=0.2, coefficient=0.4))
     )
     quote = quote_of([10**6, 10**6], volatility=0.3)
-    state, _, _ = clear(dealer, dealer.init(A), jnp.full((N, A), 40, jnp.int32), quote)
+    state, _, _ = clear(dealer, start(dealer), jnp.full((N, A), 40, jnp.int32), quote)
     positions = jnp.asarray([[40, -70]], jnp.int32)
     closing = dealer.closing_prices(state, positions, quote)
     only = jnp.zeros((N, A), jnp.int32).at[0].set(-positions[0])
@@ -274,4 +279,4 @@ def test_parameters_without_meaning_are_refused():
     dealer, quote = as_float(Dealer()), quote_of([1, 1])
     bad = Orders(lots=jnp.zeros((N, A, 1), jnp.int32), limit_ticks=jnp.zeros((N, A, 2), jnp.int32))
     with pytest.raises(ValueError, match=r"orders\.limit_ticks"):
-        dealer.clear(KEY, dealer.init(A), bad, quote, jnp.asarray(TICK_VALUES, jnp.int32))
+        dealer.clear(KEY, start(dealer), bad, quote, jnp.asarray(TICK_VALUES, jnp.int32))

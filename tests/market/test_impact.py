@@ -32,7 +32,7 @@ def play(dealers, schedules):
             state, fills, _ = dealer.clear(jax.random.key(0), state, orders, QUOTE, jnp.ones(1, jnp.int32))
             return state, (fills.cash, dealer.closing_prices(state, state.net_lots, QUOTE)[0] * state.net_lots[0])
 
-        return jax.lax.scan(step, dealer.init(1), schedule)[1]
+        return jax.lax.scan(step, dealer.init(FLAT, schedule.shape[1], 1), schedule)[1]
 
     return jax.vmap(one)(dealers, schedules)
 

@@ -27,6 +27,7 @@ def make_fills(lots, cash):
         maker_lots=jnp.zeros_like(lots),
         taker_lots=jnp.abs(lots),
         orders_rejected=jnp.zeros(N, jnp.int32),
+        self_matched=jnp.zeros(N, jnp.int32),
     )
 
 

@@ -23,7 +23,7 @@ class Order:
 
 @dataclasses.dataclass
 class Auction:
-    """What came of it; the lists are `[N][K]`, `cash` is `[N]`."""
+    """What came of it; the lists are `[N][K]`, `cash` is `[N]` quanta."""
 
     price: int
     volume: int
@@ -93,7 +93,7 @@ def fills(orders, volume, best_first, ration):
     return result
 
 
-def auction(lots, limits, reference, priority, entered=None):
+def auction(lots, limits, reference, priority, entered=None, tick_value=1):
     """One asset.
 
     Args:
@@ -102,6 +102,7 @@ def auction(lots, limits, reference, priority, entered=None):
         reference: ticks.
         priority: `[N][K]`, all different.
         entered: `[N][K]` for time priority, None for pro rata.
+        tick_value: quanta of a tick of one lot.
     """
     n_agents, n_slots = len(lots), len(lots[0])
     most = most_lots(n_agents, n_slots)
@@ -133,18 +134,18 @@ def auction(lots, limits, reference, priority, entered=None):
         filled[order.agent][order.slot] = share
     for order, share in fills(all_sells, volume, sorted, ration):
         filled[order.agent][order.slot] = -share
-    cash = [-sum(lot * price for lot in row) for row in filled]
+    cash = [-sum(lot * price for lot in row) * tick_value for row in filled]
     return Auction(price, volume, imbalance, filled, refused, crossed, cash)
 
 
-def auctions(lots, limits, reference, priority, entered=None):
+def auctions(lots, limits, reference, priority, entered=None, tick_values=(1, 1)):
     """One `Auction` for each asset of a market; arguments are nested lists `[N][A][K]` and `[A]`."""
 
     def of(nested, asset):
         return nested and [row[asset] for row in nested]
 
     return [
-        auction(of(lots, a), of(limits, a), reference[a], of(priority, a), of(entered, a))
+        auction(of(lots, a), of(limits, a), reference[a], of(priority, a), of(entered, a), tick_values[a])
         for a in range(len(reference))
     ]
 
