@@ -35,6 +35,7 @@ from jaxarena.env.state import MarketParams
 from jaxarena.env.wrappers import Markets
 from jaxarena.market.auction import CallAuction
 from jaxarena.market.costs import Financing, MakerTakerFees
+from jaxarena.market.ledger import pay, settle_trades
 from jaxarena.market.margin import RiskLimits
 from jaxarena.market.processes import Gbm
 
@@ -101,7 +102,7 @@ def market(agents: int, learned: int) -> tuple[MarketEnv, MarketParams]:
         Role(
             name="fundamental",
             count=part,
-            strategy=Fundamentalist(threshold_bps=0.0),
+            strategy=Fundamentalist(),
             signal_noise_bps=60.0,
             **common,
         ),
@@ -157,6 +158,46 @@ def ours(num_markets: int, agents: int, learned: int, steps: int, *, observe: bo
     _, start = jax.jit(markets.reset)(jax.random.key(0), params)
     carry = (start.market, start.episode_key, jnp.zeros(num_markets), jnp.zeros(num_markets, jnp.int32))
     return Program("jaxarena+observations" if observe else "jaxarena", num_markets, agents, call, carry)
+
+
+def trading(num_markets: int, agents: int, steps: int) -> Program:
+    """Orders, auction and books alone: no pre-trade checks, marks, margin calls or rewards; one agent only watches."""
+    env, params = market(agents, 1)
+
+    def one(key: jax.Array, state: Any) -> tuple[Any, jax.Array]:
+        nothing = {"maker": -jnp.ones((1, 4))}
+        orders = env.decide(fold_in(key, 0), state, nothing, params).orders
+        process, quote = env.advance(fold_in(key, 1), state, params)
+        mechanism, orders, _ = params.mechanism.admit(state.mechanism, orders, quote)
+        mechanism, fills, bar = params.mechanism.clear(fold_in(key, 2), mechanism, orders, quote, params.tick_value)
+        ledger = settle_trades(state.ledger, fills)
+        lots = fills.bought + fills.sold
+        fees = params.costs.fee(fills.cash.abs(), lots, fills.maker_lots, params.quanta_per_unit).sum(1)
+        after = state.replace(
+            process=process,
+            mechanism=mechanism,
+            ledger=pay(ledger, fees, to="exchange"),
+            window=state.window.push(bar),
+            close=quote.bar.close,
+            private=state.private.replace(signals=env.signals(fold_in(key, 3), quote.bar.close, params)),
+        )
+        return after, total((orders.lots != 0).astype(jnp.int32).reshape(-1))
+
+    step = vmap_last(one, (True, True))
+    markets = Markets(env, num_markets)
+
+    def call(carry: Any) -> Any:
+        def body(carry: Any, _: None) -> tuple[Any, None]:
+            state, keys, events = carry
+            keys = vmap_last(lambda key: fold_in(key, 1), (True,))(keys)
+            state, sent = step(keys, state)
+            return (state, keys, events + sent), None
+
+        return jax.lax.scan(body, carry, None, steps)[0]
+
+    _, start = jax.jit(markets.reset)(jax.random.key(0), params)
+    carry = (start.market, start.episode_key, jnp.zeros(num_markets, jnp.int32))
+    return Program("jaxarena", num_markets, agents, call, carry)
 
 
 def aggregate_port(num_markets: int, agents: int, steps: int) -> Program:
@@ -227,6 +268,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     for num_markets, agents in shapes:
         pair = [
             aggregate_port(num_markets, agents, steps),
+            trading(num_markets, agents, steps),
             ours(num_markets, agents, agents // 8, steps, observe=False),
         ]
         measure(pair, rounds)

@@ -177,7 +177,7 @@ class MarketEnv:
     def transition(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Transitioned:
         """`step_env` without observations: decide, advance, clear, settle."""
         decision = self.decide(fold_in(key, 0), state, action, params)
-        process, quote = self._advance(fold_in(key, 1), state, params)
+        process, quote = self.advance(fold_in(key, 1), state, params)
         cleared = self._clear(fold_in(key, 2), state, decision, quote, params)
         after, transition = self._settle(fold_in(key, 3), state, decision, process, quote, cleared, params)
         return self._outcome(state, after, decision, cleared, transition, params)
@@ -224,7 +224,7 @@ class MarketEnv:
             )
         )
 
-    def _advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:
+    def advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:
         """Move the exogenous price to bar t+1, still hidden from every agent."""
         process, bar = params.process.step(key, state.process)
         return once((process, self._quote(process, state.close, bar, params)))
@@ -295,7 +295,7 @@ class MarketEnv:
             ledger=book,
             accounts=accounts,
             statistics=state.statistics,
-            private=state.private.replace(signals=self._signals(key, quote.bar.close, params)),
+            private=state.private.replace(signals=self.signals(key, quote.bar.close, params)),
         )
         return after, transition
 
@@ -403,11 +403,11 @@ class MarketEnv:
             statistics=EpisodeStatistics(reward=nothing, cost=nothing, traded=nothing),
             private=Private(
                 traits=tuple(_traits(fold_in(key, i), role) for i, role in enumerate(params.roles)),
-                signals=self._signals(fold_in(key, n), bar.close, params),
+                signals=self.signals(fold_in(key, n), bar.close, params),
             ),
         )
 
-    def _signals(self, key: jax.Array, value_ticks: jax.Array, params: MarketParams) -> tuple[jax.Array | None, ...]:
+    def signals(self, key: jax.Array, value_ticks: jax.Array, params: MarketParams) -> tuple[jax.Array | None, ...]:
         """What the agents of each role believe the asset is worth now. key: consumed."""
         return tuple(
             None
@@ -424,9 +424,7 @@ class MarketEnv:
 
     def _slots(self, params: MarketParams) -> int:
         """Order slots of each agent: as many as the role with the most uses."""
-        return max(
-            role.action.n_slots if role.learned else role.strategy.n_slots for role in params.roles
-        )
+        return max(role.action.n_slots if role.learned else role.strategy.n_slots for role in params.roles)
 
     def _quote(self, process: Any, previous_close: jax.Array, bar: Bar, params: MarketParams) -> Quote:
         liquidity = params.process.liquidity(process)

@@ -26,7 +26,9 @@ class Transition(Record):
     variance: jax.Array  # [n] exponentially weighted variance of log returns per step
     weights: jax.Array  # [n, A] share of equity
     inventory: jax.Array  # [n, A] position over the largest one allowed
-    captured: jax.Array  # [n] what the fills gained against the price after them, or the hidden value where there is one
+    captured: (
+        jax.Array
+    )  # [n] what the fills gained against the price after them, or the hidden value where there is one
     cost: jax.Array  # [n] fees, spread and impact paid
     value_gain: jax.Array | None = None  # [n] gain with holdings at the hidden value, where there is one
 

@@ -154,7 +154,9 @@ def _results(result: Mapping[str, Any]) -> str:
     """Table of learned roles, the scripted roles beside them, then baselines, for one data split."""
     groups = tuple((kind, result.get(kind, {})) for kind in ("roles", "scripted", "baselines"))
     names = [
-        name for name in (*METRICS, "closed_out", "profit_bps") if any(name in row for _, rows in groups for row in rows.values())
+        name
+        for name in (*METRICS, "closed_out", "profit_bps")
+        if any(name in row for _, rows in groups for row in rows.values())
     ]
     head = "".join(f'<th title="{html.escape(_HINTS[name])}">{name.replace("_", " ")}</th>' for name in names)
     body = "".join(
@@ -231,9 +233,7 @@ def _rows(first: str, columns: tuple[str, ...], rows: Mapping[str, tuple[Any, ..
         + "</tr>\n"
         for name, cells in rows.items()
     )
-    return (
-        f'<div class="scroll"><table><thead><tr><th>{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table><thead><tr><th>{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
 def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:

@@ -68,8 +68,8 @@ def clear(
         lots: `[N, A, K]` int32 signed lots, buy positive; 0 for an empty slot.
         limit_ticks: `[N, A, K]` int32 ticks; 0 marks a market order.
         reference_ticks: `[A]` int32 ticks.
-        priority: `[N, A, K]` int32, not negative, all different within an asset.
-        entered: `[N, A, K]` int32 time at which each order entered, for time priority.
+        priority: `[N, A, K]` int32 in `[0, 2**30)`, all different within an asset.
+        entered: `[N, A, K]` int32 time at which each order entered, in `[0, 2**30)`, for time priority.
 
     Returns:
         Price, volume, fills and what was not admitted.

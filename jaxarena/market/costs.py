@@ -22,9 +22,7 @@ class CostModel(Component, family="cost"):
     """Fees of the exchange on each fill."""
 
     @abstractmethod
-    def fee(
-        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
-    ) -> Money:
+    def fee(self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
         """Fee of each fill.
 
         Args:
@@ -51,9 +49,7 @@ class ProportionalFees(CostModel):
     fee_bps: PerAsset = 1.0
     fixed_fee: float = 0.0  # units of currency per fill
 
-    def fee(
-        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
-    ) -> Money:
+    def fee(self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
         """See `CostModel.fee`."""
         fixed = Money.of_float(jnp.asarray(self.fixed_fee), quanta_per_unit)
         return (notional.scale_up(jnp.asarray(self.fee_bps) * jnp.float32(BPS)) + fixed).masked(lots != 0)
@@ -77,9 +73,7 @@ class MakerTakerFees(CostModel):
     maker_bps: PerAsset = 0.0
     taker_bps: PerAsset = 1.0
 
-    def fee(
-        self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array
-    ) -> Money:
+    def fee(self, notional: Money, lots: jax.Array, maker_lots: jax.Array, quanta_per_unit: int | jax.Array) -> Money:
         """See `CostModel.fee`."""
         maker, taker = jnp.asarray(self.maker_bps), jnp.asarray(self.taker_bps)
         share = maker_lots / jnp.maximum(lots, 1)

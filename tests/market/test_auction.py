@@ -157,6 +157,9 @@ def test_rule_2_looks_at_each_asset_by_itself():
         # +3 against -2, and +2 against -3.
         (97, [[(2, 105)], [(3, 100)], [(-2, 95)], [(-2, 101)]], (101, 2, -2)),
         (103, [[(2, 105)], [(2, 100)], [(-2, 95)], [(-3, 101)]], (100, 2, 2)),
+        # Imbalance bounds the prices that are equally good: -3 lots from 104 on, +3 up to 96.
+        (110, [[(2, 105)], [(3, 100)], [(-2, 95)], [(-2, 101)], [(-1, 104)]], (103, 2, -2)),
+        (90, [[(-2, 95)], [(-3, 100)], [(2, 105)], [(2, 99)], [(1, 96)]], (97, 2, 2)),
         # Nothing can trade: the reference, and what is wanted there.
         (100, [[(5, 99)], [(-4, 101)]], (100, 0, 0)),
         (90, [[(5, 99)], [(-4, 101)]], (90, 0, 5)),
@@ -215,6 +218,7 @@ def test_rule_4_pro_rata(sign, wanted, rest, priority, expected):
         ([5, 3, 2], 6, [0, 1, 2], None, [5, 1, 0]),
         ([5, 3, 2], 6, [2, 1, 0], None, [1, 3, 2]),
         ([5, 3, 2], 6, [2, 1, 0], [0, 1, 2], [1, 3, 2]),  # time goes before priority
+        ([5, 3, 2], 6, [0, 1, 2], [2, 1, 0], [5, 1, 0]),
         ([5, 3, 2], 6, [7, 7, 7], [2, 1, 0], [1, 3, 2]),
         ([5, 3, 2], 6, [8, 7, 8], [2, 1, 0], [1, 3, 2]),
         ([5, 3, 2], 6, [8, 7, 8], [0, 1, 2], [3, 3, 0]),
@@ -247,7 +251,7 @@ def test_arrays_that_do_not_fit_are_refused():
 
 # --- Parity with the oracle.
 
-EACH = 6_400  # auctions of each asset and rationing, 102,400 markets in all
+EACH = 6_400  # markets of each shape and rationing, 102,400 in all
 SHAPES = [(1, 1, 3), (2, 1, 1), (2, 2, 2), (3, 1, 2), (5, 2, 1), (6, 1, 1), (8, 1, 3), (12, 2, 3)]
 
 
