@@ -162,15 +162,13 @@ def _judge_asset(
         asset=name,
         roles=tuple(env.roles[i].name for i in traded),
         tape=tape,
-        quality=market_quality(tape, _allocation(env, params, played, index, unit), bootstrap),
+        quality=market_quality(tape, _allocation(params, played, index, unit), bootstrap),
         facts=stylised_facts(returns, tape.volume[:, 1:], lags),
         payments=payments,
     )
 
 
-def _allocation(
-    env: MarketEnv, params: MarketParams, played: Mapping[str, np.ndarray], index: int, unit: float
-) -> Allocation | None:
+def _allocation(params: MarketParams, played: Mapping[str, np.ndarray], index: int, unit: float) -> Allocation | None:
     """Who held what, where anybody has a private value and nobody is short."""
     if "end_lots" not in played or all(role.private_value_bps is None for role in params.roles):
         return None

@@ -30,8 +30,8 @@ _PICTURES = (
     ),
     (
         "Prices that the market made",
-        "One evaluated market; the memory of returns over all of them; and what each role gained from each other, at the "
-        "hidden value in the end, before fees, where buyers and sellers of an auction are matched pro rata.",
+        "One evaluated market; the memory of returns over all of them; and what each role gained from each other, at "
+        "the hidden value in the end, before fees, where buyers and sellers of an auction are matched pro rata.",
         ("auction",),
     ),
     ("Portfolios", "Shares of equity in one evaluated market.", ("weights",)),
@@ -233,7 +233,8 @@ def _rows(first: str, columns: tuple[str, ...], rows: Mapping[str, tuple[Any, ..
         + "</tr>\n"
         for name, cells in rows.items()
     )
-    return f'<div class="scroll"><table><thead><tr><th>{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+    table = f"<table><thead><tr><th>{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:

@@ -82,7 +82,7 @@ class MakerTakerFees(CostModel):
 
     def bound(self) -> tuple[jax.Array, jax.Array]:
         """See `CostModel.bound`."""
-        return jnp.maximum(jnp.asarray(self.maker_bps), self.taker_bps) * jnp.float32(BPS), jnp.zeros(())
+        return jnp.maximum(jnp.asarray(self.maker_bps), jnp.asarray(self.taker_bps)) * jnp.float32(BPS), jnp.zeros(())
 
     def validate(self) -> None:
         """See `CostModel.validate`."""

@@ -282,9 +282,9 @@ def random_markets(rng, n, assets, k, size, central=False):
         limits = np.where(chance(0, 0, 0, 0, 0.2), rng.choice([-1, 2**30 + 1, INT_MIN, INT_MAX], shape), limits)
         huge = rng.choice([most + 1, -most - 1, INT_MIN, INT_MAX], shape)
         lots = np.where(chance(0, 0, 0, 0, 0.2), huge, lots)
-    ranks = rng.random((n * k, assets, size)).argsort(0) * kind(1, 1, 1000) + kind(0, 2**30)
+    ranks = rng.random((n * k, assets, size)).argsort(0) * kind(1, 1, 1000) + kind(0, 2**29)
     priority = ranks.reshape(n, k, assets, size).swapaxes(1, 2)
-    entered = np.floor(rng.random(shape) * kind(1, 2, 4, 2**30)).astype(int) - kind(0, 5, 2**29)
+    entered = np.floor(rng.random(shape) * kind(1, 2, 4, 2**30)).astype(int)
     arrays = (lots, limits, np.clip(reference, 1, 2**30), priority, entered)
     return [array.astype(np.int32) for array in arrays]
 
