@@ -80,7 +80,7 @@ def test_a_clairvoyant_beats_buy_and_hold_and_the_causality_check_finds_it():
     np.testing.assert_array_equal(growth[:, 0], 1.0)
     assert (growth[:, 1] > growth[:, 2]).all()
     assert np.log(growth[:, 1]).mean() > np.log(growth[:, 2]).mean() + 0.5
-    with pytest.raises(AssertionError, match=r"\['seen'\]\['lots'\] at step \d+ depends on bars after 6"):
+    with pytest.raises(AssertionError, match=r"\['seen'\]\['orders'\].lots at step \d+ depends on bars after 6"):
         assert_causal(env, params, jax.random.key(0), steps=10, at=6)
 
 
