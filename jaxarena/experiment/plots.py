@@ -255,9 +255,8 @@ def payments_figure(roles: Sequence[str], gains: np.ndarray) -> Figure:
     for i in range(len(roles)):
         for j in range(len(roles)):
             strong = abs(gains[i, j]) > 0.6 * reach
-            axes.text(
-                j, i, f"{gains[i, j]:.3g}", ha="center", va="center", fontsize=9, color="white" if strong else "black"
-            )
+            text = f"{gains[i, j]:,.0f}" if reach >= 100 else f"{gains[i, j]:.3g}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if strong else "black")
     return figure
 
 

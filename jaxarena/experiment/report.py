@@ -251,8 +251,8 @@ def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    """A number as people read it, with a real minus sign."""
-    text = f"{100 * value:,.1f} %" if name in _PERCENT else f"{value:,.2f}"
+    """A number as people read it, with a real minus sign; one without a name with three digits."""
+    text = f"{100 * value:,.1f} %" if name in _PERCENT else f"{value:,.2f}" if name else f"{value:.3g}"
     return text.replace("-", _MINUS)
 
 
