@@ -139,7 +139,7 @@ def _run(trainer: "Trainer", folder: "RunFolder", *, resume: bool, again: str) -
     """Train, evaluate, report."""
     from jaxarena.experiment.evaluate import evaluate  # noqa: PLC0415
     from jaxarena.experiment.results import write_evaluation, write_train_summary  # noqa: PLC0415
-    from jaxarena.experiment.training import policies_of, train  # noqa: PLC0415
+    from jaxarena.experiment.training import policies_of, train, write_policies  # noqa: PLC0415
 
     _say(f"run folder: {folder.path}")
     _say(f"{_describe(trainer)}; compiling")
@@ -148,6 +148,7 @@ def _run(trainer: "Trainer", folder: "RunFolder", *, resume: bool, again: str) -
     if not done:
         return _fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
     write_train_summary(folder, position.as_summary())
+    write_policies(trainer, folder, state)
     _say(
         f"trained {position.agent_steps:,} agent steps in {position.wall_s:.1f} s "
         f"(compiled in {position.compile_s:.1f} s); evaluating"

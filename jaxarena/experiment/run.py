@@ -6,6 +6,7 @@ runs/<name>__s<seed>__<time>/
   meta.json        versions, device, commit, command line, start time; a list of resumes
   metrics.jsonl    one record per logged step
   checkpoints/     the last few training states
+  policy.npz       the trained policies, for jaxarena.load_policy
   summary.json     results in numbers
   plots/           pictures (.svg, .png)
   report.html      all of it on one page
@@ -27,6 +28,7 @@ import jax
 
 from jaxarena.experiment.config import ExperimentConfig, dump_config, load_config
 from jaxarena.experiment.files import read_json, write_json, write_text
+from jaxarena.learn.policy_file import FILE_NAME
 
 _PACKAGES = ("jaxarena", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -40,6 +42,7 @@ class RunFolder:
         self.meta = self.path / "meta.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.policy = self.path / FILE_NAME
         self.summary = self.path / "summary.json"
         self.plots = self.path / "plots"
         self.report = self.path / "report.html"

@@ -19,10 +19,12 @@ import numpy as np
 
 from jaxarena.experiment.checkpoint import CheckpointError, Checkpoints
 from jaxarena.experiment.config import ExperimentConfig
+from jaxarena.experiment.files import replacing
 from jaxarena.experiment.markets import build_market
 from jaxarena.experiment.run import RunFolder
 from jaxarena.experiment.tracking import ProgressTracker, make_trackers, read_jsonl
 from jaxarena.learn.groups import PolicyState
+from jaxarena.learn.policy_file import write_policy
 from jaxarena.learn.ppo import PPO, TrainState
 
 
@@ -183,6 +185,13 @@ def restore_trained(trainer: Trainer, folder: RunFolder) -> tuple[TrainState, Po
 def policies_of(state: TrainState) -> dict[str, PolicyState]:
     """What each group needs to act."""
     return {name: group.policy for name, group in state.groups.items()}
+
+
+def write_policies(trainer: Trainer, folder: RunFolder, state: TrainState) -> None:
+    """Write what was learned as a file of its own, `policy.npz`, for `jaxarena.load_policy`."""
+    layouts = {role: trainer.env.observation_layout(role) for role in trainer.env.learned_roles}
+    with replacing(folder.policy) as file:
+        write_policy(file, trainer.ppo.groups, policies_of(state), layouts, trainer.config.seeds)
 
 
 def record_of(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,12 @@ class Group:
         params = self.network.init(key, jnp.zeros((self.obs_size, 1), jnp.float32))["params"]
         return PolicyState(params=params, obs_stats=normalize.init_moments((self.obs_size,)))
 
+    @property
+    def template(self) -> PolicyState:
+        """Shapes and dtypes of the group's state."""
+        state: PolicyState = jax.eval_shape(self.init, jax.random.key(0))
+        return state
+
     def join(self, by_role: Mapping[str, jax.Array]) -> jax.Array:
         """Arrays `[N_role, ...]` by role to one `[N, ...]`."""
         return jnp.concatenate([by_role[role] for role in self.roles], axis=0)
@@ -104,6 +110,24 @@ class Group:
             action = jnp.swapaxes(action, 0, 1)
         choice = Choice(obs=x, raw=raw, log_prob=distribution.relative_log_prob(raw), value=value)
         return self.split(action), choice
+
+
+def act_together(
+    groups: Sequence[Group],
+    policies: Mapping[str, PolicyState],
+    key: jax.Array,
+    obs: Mapping[str, jax.Array],
+    deterministic: bool = False,
+) -> tuple[dict[str, jax.Array], dict[str, Choice]]:
+    """One step of all groups that have a role: actions by role, and what each group chose. key: consumed."""
+    actions: dict[str, jax.Array] = {}
+    choices = {}
+    for i, group in enumerate(groups):
+        if not group.roles:
+            continue
+        of_group, choices[group.name] = group.act(policies[group.name], jax.random.fold_in(key, i), obs, deterministic)
+        actions |= of_group
+    return actions, choices
 
 
 def make_groups(

@@ -17,7 +17,7 @@ import optax  # type: ignore[import-untyped]
 from jaxarena.core.checks import expect_range
 from jaxarena.core.tree import Record
 from jaxarena.learn import losses, normalize
-from jaxarena.learn.groups import Choice, Group, PolicyState, make_groups
+from jaxarena.learn.groups import Choice, Group, PolicyState, act_together, make_groups
 from jaxarena.learn.minibatches import Plan, make_plan
 from jaxarena.learn.networks import Activation
 from jaxarena.learn.rollout import Act, BatchedMarkets, Transition, collect, values_where
@@ -201,13 +201,7 @@ class PPO:
         """
 
         def act(key: jax.Array, obs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, Choice]]:
-            actions: dict[str, jax.Array] = {}
-            choices = {}
-            for i, group in enumerate(self.groups):
-                key_group = jax.random.fold_in(key, i)
-                action, choices[group.name] = group.act(policies[group.name], key_group, obs, deterministic)
-                actions |= action
-            return actions, choices
+            return act_together(self.groups, policies, key, obs, deterministic)
 
         return act
 
