@@ -148,7 +148,7 @@ def _run(trainer: "Trainer", folder: "RunFolder", *, resume: bool, again: str) -
     if not done:
         return _fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
     write_train_summary(folder, position.as_summary())
-    write_policies(trainer, folder, state)
+    write_policies(trainer, folder.policy, state)
     _say(
         f"trained {position.agent_steps:,} agent steps in {position.wall_s:.1f} s "
         f"(compiled in {position.compile_s:.1f} s); evaluating"

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import jax
@@ -187,10 +188,10 @@ def policies_of(state: TrainState) -> dict[str, PolicyState]:
     return {name: group.policy for name, group in state.groups.items()}
 
 
-def write_policies(trainer: Trainer, folder: RunFolder, state: TrainState) -> None:
-    """Write what was learned as a file of its own, `policy.npz`, for `jaxarena.load_policy`."""
+def write_policies(trainer: Trainer, path: Path, state: TrainState) -> None:
+    """Write what was learned as a file of its own, for `jaxarena.load_policy`."""
     layouts = {role: trainer.env.observation_layout(role) for role in trainer.env.learned_roles}
-    with replacing(folder.policy) as file:
+    with replacing(path) as file:
         write_policy(file, trainer.ppo.groups, policies_of(state), layouts, trainer.config.seeds)
 
 
