@@ -21,6 +21,7 @@ ALLOWED = {
     "train": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry"},
     "evaluate": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
     "export": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
+    "verify": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
     "__init__": {"registry", "learn"},
 }
 #: `__init__` is `jaxarena.make`, which a bridge calls as its users would; `learn` for the one collector and its losses.

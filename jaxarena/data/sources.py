@@ -79,7 +79,7 @@ def load(
     if missing not in ("error", "drop"):
         raise ValueError(f"missing: got {missing!r}; allowed are 'error' and 'drop'")
     label = os.fspath(source)
-    series = _read_series(_find(label), label, symbols)
+    series = _read_series(path_of(label), label, symbols)
     for rows in series:
         _check_order(rows)
         check_bars(rows.columns, rows.locate)
@@ -92,8 +92,12 @@ def load(
     return PriceHistory(dates, names, **columns)
 
 
-def _find(label: str) -> Path:
-    """The file behind a source."""
+def path_of(label: str) -> Path:
+    """The file behind a source.
+
+    Raises:
+        ValueError: there is none, or it is of an unknown kind.
+    """
     path = VENDORED.get(label, Path(label).expanduser())
     if not path.is_file():
         beside = [p for p in path.parent.glob("*") if p.suffix.lower() in SUFFIXES] if path.parent.is_dir() else []

@@ -17,7 +17,7 @@ from typing import Any
 from jaxarena.experiment.files import read_json, write_text
 from jaxarena.experiment.metrics import METRICS
 from jaxarena.experiment.plots import INK
-from jaxarena.experiment.run import RunFolder
+from jaxarena.experiment.run import PROGRAM, RunFolder
 
 _MAX_SVG_BYTES = 400_000
 _MAX_IMAGE_BYTES = 2_600_000  # of all pictures together; with the text the page stays below 3 MB
@@ -53,7 +53,6 @@ _HINTS = {
     "profit_bps": "gain over initial equity when positions are closed out at the end, in basis points",
 }
 
-_PROGRAM = "jaxarena.train"  # whose checkpoints `jaxarena.evaluate` reads
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 _PAGE = string.Template("""<!doctype html>
@@ -304,12 +303,12 @@ def _repeat(folder: RunFolder, meta: Mapping[str, Any]) -> str:
     commit = f"git checkout {git['commit']}" if git else "# the run was not started in a Git working tree"
     if git and git.get("dirty"):
         commit += "   # the working tree had changes that are not in this commit"
-    path, program = folder.path, meta.get("program", _PROGRAM)
+    path, program = folder.path, meta.get("program", PROGRAM)
     evaluate = ("Evaluate again", f"python -m jaxarena.evaluate {path}")
     lines = (
         ("Repeat", f"{commit}\npython -m {program} {path / 'config.yaml'} run_dir={path}-again"),
         ("Resume", f"python -m {program} --resume {path}"),
-        *([evaluate] if program == _PROGRAM else []),
+        *([evaluate] if program == PROGRAM else []),
         ("Started with", str(meta.get("command", ""))),
     )
     text = "".join(f"<h3>{title}</h3><pre>{html.escape(command)}</pre>\n" for title, command in lines)

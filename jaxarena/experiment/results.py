@@ -9,7 +9,8 @@ from typing import Any
 from jaxarena.data.sources import load
 from jaxarena.experiment.auctions import Auctions
 from jaxarena.experiment.evaluate import Evaluation
-from jaxarena.experiment.files import read_json, write_json
+from jaxarena.experiment.files import plain, read_json, write_json
+from jaxarena.experiment.manifest import file_hash, numbers_hash
 from jaxarena.experiment.plots import (
     drawdown_figure,
     equity_figure,
@@ -37,20 +38,33 @@ def write_train_summary(folder: RunFolder, train: dict[str, Any]) -> None:
 
 def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
     """Put an evaluation into `summary.json`, draw it, and write the report anew."""
-    suffix = "" if evaluation.split == MAIN_SPLIT else f"_{evaluation.split}"
-    entry = {"split": evaluation.split, "markets": evaluation.markets, "note": _note(evaluation)}
-    metrics: dict[str, Any] = {
-        kind: {name: {metric: estimate.as_dict() for metric, estimate in row.items()} for name, row in rows.items()}
-        for kind, rows in evaluation.metrics().items()
+    part, numbers = part_of(evaluation.split), numbers_of(evaluation)
+    if evaluation.auctions:
+        _log_numbers(folder, evaluation)
+    draw(folder, evaluation, part.removeprefix("eval"))
+    write_json(folder.summary, _summary(folder) | {part: numbers})
+    _write_manifest(folder, part, numbers)
+    write_report(folder)
+
+
+def part_of(split: str) -> str:
+    """The part of `summary.json` that holds the evaluation of a split."""
+    return "eval" if split == MAIN_SPLIT else f"eval_{split}"
+
+
+def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain data, as it stands in `summary.json`."""
+    numbers: dict[str, Any] = {
+        "split": evaluation.split,
+        "markets": evaluation.markets,
+        "note": _note(evaluation),
+        **evaluation.metrics(),
     }
     if evaluation.auctions:
-        metrics["comparisons"] = {name: estimate.as_dict() for name, estimate in evaluation.comparisons().items()}
-        metrics["auctions"] = [auctions.as_dict() for auctions in evaluation.auctions]
-        metrics["real_bars"] = real_facts().as_dict()
-        _log_numbers(folder, evaluation)
-    draw(folder, evaluation, suffix)
-    write_json(folder.summary, _summary(folder) | {f"eval{suffix}": entry | metrics})
-    write_report(folder)
+        numbers["comparisons"] = evaluation.comparisons()
+        numbers["auctions"] = list(evaluation.auctions)
+        numbers["real_bars"] = real_facts()
+    return dict(plain(numbers))
 
 
 def is_finished(folder: RunFolder) -> bool:
@@ -138,6 +152,16 @@ def _note(evaluation: Evaluation) -> str:
         f"{evaluation.markets} markets of {steps} steps{span}. A baseline takes the place of all learned roles at "
         f"once; it is reported by the agents that stand in for {evaluation.baseline_role!r}, with its money and limits."
     )
+
+
+def _write_manifest(folder: RunFolder, part: str, numbers: dict[str, Any]) -> None:
+    """Add the hashes of the files that the numbers came from, and of the numbers."""
+    manifest = read_json(folder.manifest) if folder.manifest.is_file() else {}
+    checkpoints = sorted(folder.checkpoints.glob("*.npz"))[-1:]
+    paths = [path for path in (folder.config, *checkpoints, folder.policy) if path.is_file()]
+    manifest["files"] = {path.relative_to(folder.path).as_posix(): file_hash(path) for path in paths}
+    manifest["evaluations"] = manifest.get("evaluations", {}) | {part: numbers_hash(numbers)}
+    write_json(folder.manifest, manifest)
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:

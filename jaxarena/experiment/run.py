@@ -4,6 +4,7 @@
 runs/<name>__s<seed>__<time>/
   config.yaml      everything resolved: presets merged, overrides applied
   meta.json        versions, device, commit, command line, start time; a list of resumes
+  manifest.json    hashes of what the numbers depend on, and of the numbers, for jaxarena.verify
   metrics.jsonl    one record per logged step
   checkpoints/     the last few training states
   policy.npz       the trained policies, for jaxarena.load_policy
@@ -28,8 +29,11 @@ import jax
 
 from jaxarena.experiment.config import ExperimentConfig, dump_config, load_config
 from jaxarena.experiment.files import read_json, write_json, write_text
+from jaxarena.experiment.manifest import describe_inputs
 from jaxarena.learn.policy_file import FILE_NAME
 
+#: The program that makes a run unless another is named.
+PROGRAM = "jaxarena.train"
 _PACKAGES = ("jaxarena", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -40,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.meta = self.path / "meta.json"
+        self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.policy = self.path / FILE_NAME
@@ -52,9 +57,9 @@ def create_run(
     config: ExperimentConfig,
     command: list[str] | None = None,
     root: Path = Path("runs"),
-    program: str = "jaxarena.train",
+    program: str = PROGRAM,
 ) -> RunFolder:
-    """Make the folder of a new run and write `config.yaml` and `meta.json` into it.
+    """Make the folder of a new run and write `config.yaml`, `meta.json` and `manifest.json` into it.
 
     Args:
         config: its `run_dir` is used when set; otherwise `root/<name>__s<seed>__<time>`.
@@ -63,7 +68,7 @@ def create_run(
         program: the module that trains, and can resume what it began.
 
     Raises:
-        ValueError: the folder exists and is not empty.
+        ValueError: the folder exists and is not empty; the data cannot be read.
     """
     if config.run_dir is not None:
         path = Path(config.run_dir)
@@ -78,7 +83,9 @@ def create_run(
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     write_text(folder.config, dump_config(config))
-    write_json(folder.meta, describe_run(config, command, program))
+    meta = describe_run(config, command, program)
+    write_json(folder.meta, meta)
+    write_json(folder.manifest, {"inputs": describe_inputs(config, meta["versions"])})
     return folder
 
 
@@ -110,9 +117,7 @@ def open_run(path: Path, command: list[str] | None = None) -> tuple[RunFolder, E
     return folder, config
 
 
-def describe_run(
-    config: ExperimentConfig, command: list[str] | None = None, program: str = "jaxarena.train"
-) -> dict[str, Any]:
+def describe_run(config: ExperimentConfig, command: list[str] | None = None, program: str = PROGRAM) -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, device, commit, seed, time, command line and program."""
     devices = jax.devices()
     return {
@@ -121,11 +126,16 @@ def describe_run(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(_command() if command is None else command),
         "program": program,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(),
         "device": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
         "system": f"{platform.system()} {platform.machine()}",
         "git": git_state(Path.cwd()),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that numbers depend on; None for one that is not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
