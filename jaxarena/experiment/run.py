@@ -22,6 +22,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,16 @@ def create_run(
             f"run_dir: {path} exists and is not empty; resume it with --resume {path}, choose another run_dir, "
             "or delete it"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path)
-    write_text(folder.config, dump_config(config))
-    meta = describe_run(config, command, program)
-    write_json(folder.meta, meta)
-    write_json(folder.manifest, {"inputs": describe_inputs(config, meta["versions"])})
-    return folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as space:
+        made = RunFolder(Path(space) / path.name)
+        made.path.mkdir()
+        write_text(made.config, dump_config(config))
+        meta = describe_run(config, command, program)
+        write_json(made.meta, meta)
+        write_json(made.manifest, {"inputs": describe_inputs(config, meta["versions"])})
+        made.path.rename(path)  # a folder that is there is a run that can be resumed, whenever this is cut off
+    return RunFolder(path)
 
 
 def read_run(path: Path) -> tuple[RunFolder, ExperimentConfig]:
