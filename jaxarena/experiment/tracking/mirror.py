@@ -134,7 +134,7 @@ class Follower:
 
     def __init__(self, backend: Mirror, run: Run, stream: IO[str] | None = None, retry_s: float = _RETRY_S) -> None:
         self._backend, self._run, self._stream, self._retry_s = backend, run, stream, retry_s
-        self._ending, self._warned = threading.Event(), False
+        self._ending, self._silent = threading.Event(), threading.Lock()  # held once the one warning is given
         self._thread = threading.Thread(target=self._work, name=f"tracking-{backend.kind()}", daemon=True)
         self._thread.start()
 
@@ -177,9 +177,8 @@ class Follower:
             sink.finish(flat_numbers(results), files_of(self._run.path), finished="eval" in results)
 
     def _warn(self, what: str) -> None:
-        if self._warned:
+        if not self._silent.acquire(blocking=False):
             return
-        self._warned = True
         print(
             f"warning: tracking: {self._backend.kind()} {what}. The run goes on, and its folder has everything. "
             "What is missing there is tried again until the run ends, without a further warning; later, "

@@ -17,7 +17,7 @@ from jaxarena.core.tree import static
 from jaxarena.experiment.tracking.mirror import Memory, Mirror, Run, Sink
 from jaxarena.experiment.tracking.values import of_seed, over_seeds
 
-_STEP = "jaxarena.step"  # a tag with the last step that arrived, written with its numbers
+_STEP = "step"  # a metric sent with every step's last numbers, in one transaction: the step has arrived when it has
 _MAX_METRICS, _MAX_PARAMS, _MAX_TEXT = 1000, 100, 6000  # of one request, and of a value; MLflow's own limits
 
 
@@ -77,7 +77,7 @@ class _MlflowRuns(Sink):
             for record in records:
                 if record["step"] > self._steps[place]:
                     values = over_seeds(record) if place == 0 else of_seed(record, place - 1)
-                    self._log(run_id, values, record["step"])
+                    self._log(run_id, values | {_STEP: record["step"]}, record["step"])
                     self._steps[place] = record["step"]
 
     def finish(self, numbers: Mapping[str, float], files: Sequence[Path], *, finished: bool) -> None:
@@ -109,18 +109,15 @@ class _MlflowRuns(Sink):
         return run_id
 
     def _last_step(self, run_id: str) -> int:
-        return int(self._client.get_run(run_id).data.tags.get(_STEP, 0))
+        return int(self._client.get_run(run_id).data.metrics.get(_STEP, 0))
 
     def _log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        """Send numbers; the tag goes last, so that a step is not taken for complete before it is."""
-        from mlflow.entities import Metric, RunTag  # noqa: PLC0415 - an optional package
+        from mlflow.entities import Metric  # noqa: PLC0415 - an optional package
 
         now = int(time.time() * 1000)
         metrics = [Metric(_allowed(name), value, now, step) for name, value in values.items()]
-        rest = len(metrics) - len(metrics) % _MAX_METRICS
-        for first in range(0, rest, _MAX_METRICS):
+        for first in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(run_id, metrics=metrics[first : first + _MAX_METRICS])
-        self._client.log_batch(run_id, metrics=metrics[rest:], tags=[RunTag(_STEP, str(step))])
 
 
 def _experiment_id(client: Any, name: str, uri: str) -> str:

@@ -1,7 +1,7 @@
 """Weights & Biases: offline by default, in the run's folder, to be sent later by `wandb sync`. With several seeds, one
 group with one run each.
 
-Belongs here: a run as W&B's client writes it. Does not belong here: accounts and tokens (`wandb login`, `WANDB_API_KEY`).
+Belongs here: a run as W&B's client writes it. Does not belong here: accounts and tokens; `wandb login` keeps those.
 """
 
 import os
