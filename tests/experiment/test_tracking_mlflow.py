@@ -1,5 +1,6 @@
 """Against a real server, which the tests start."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -47,7 +48,7 @@ def test_a_whole_run_of_the_command_line_arrives(config_file, server, tmp_path, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     folder = RunFolder(tmp_path / "mine")
     tracking = "tracking=[{kind: mlflow, experiment: whole, close_s: 60}]"
-    short = ("train.updates_per_chunk=20", "ppo.epochs=1", "market.indicators=[rsi]", "evaluation.draws=20")
+    short = ("train.updates_per_chunk=20", "ppo.epochs=1", "evaluation.baselines=[hold]", "evaluation.draws=20")
     assert train.main([str(config_file), tracking, *short, f"run_dir={folder.path}"]) == 0
     assert "warning" not in capsys.readouterr().err
     client = mlflow.MlflowClient(server.uri)
@@ -145,7 +146,8 @@ def test_a_server_killed_in_mid_run_costs_one_warning_and_resuming_sends_the_res
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert "tracking: mlflow failed" in warning
     server.start()
-    with follow(config, folder):
+    patient = dataclasses.replace(config, tracking=(config.tracking[0].replace(close_s=60.0),))
+    with follow(patient, folder):
         assert steps(client, ids(folder)["run"], "entropy/careful") != [record["step"] for record in records]
     assert steps(client, ids(folder)["run"], "entropy/careful") == [record["step"] for record in records]
 

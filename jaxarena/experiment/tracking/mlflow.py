@@ -74,14 +74,19 @@ class _MlflowRuns(Sink):
 
     def send(self, records: Sequence[Mapping[str, Any]]) -> None:
         for place, run_id in enumerate(self._ids):
-            for record in records:
-                if record["step"] > self._steps[place]:
-                    values = over_seeds(record) if place == 0 else of_seed(record, place - 1)
-                    self._log(run_id, values | {_STEP: record["step"]}, record["step"])
-                    self._steps[place] = record["step"]
+            metrics: list[Any] = []
+            for record in (record for record in records if record["step"] > self._steps[place]):
+                values = over_seeds(record) if place == 0 else of_seed(record, place - 1)
+                step = _metrics(values | {_STEP: record["step"]}, record["step"])
+                if len(metrics) + len(step) > _MAX_METRICS:
+                    self._log(run_id, metrics)
+                    metrics = []
+                metrics += step
+            self._log(run_id, metrics)
+            self._steps[place] = records[-1]["step"]
 
     def finish(self, numbers: Mapping[str, float], files: Sequence[Path], *, finished: bool) -> None:
-        self._log(self._ids[0], numbers, self._steps[0])
+        self._log(self._ids[0], _metrics(numbers, self._steps[0]))
         for file in files:
             inside = file.relative_to(self._path).parent.as_posix()
             self._client.log_artifact(self._ids[0], str(file), None if inside == "." else inside)
@@ -111,13 +116,16 @@ class _MlflowRuns(Sink):
     def _last_step(self, run_id: str) -> int:
         return int(self._client.get_run(run_id).data.metrics.get(_STEP, 0))
 
-    def _log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric  # noqa: PLC0415 - an optional package
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(_allowed(name), value, now, step) for name, value in values.items()]
+    def _log(self, run_id: str, metrics: Sequence[Any]) -> None:
         for first in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(run_id, metrics=metrics[first : first + _MAX_METRICS])
+
+
+def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
+    from mlflow.entities import Metric  # noqa: PLC0415 - an optional package
+
+    now = int(time.time() * 1000)
+    return [Metric(_allowed(name), value, now, step) for name, value in values.items()]
 
 
 def _experiment_id(client: Any, name: str, uri: str) -> str:
