@@ -151,11 +151,12 @@ class Follower:
 
     def _work(self) -> None:
         while True:
+            last = self._ending.is_set()
             try:
                 return self._follow()
             except Exception as error:  # whatever a backend raises must not reach the run
                 self._warn(f"failed ({type(error).__name__}: {_one_line(error)})")
-            if self._ending.is_set():
+            if last:
                 return None
             self._ending.wait(self._retry_s)
 
