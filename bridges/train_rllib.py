@@ -27,6 +27,7 @@ from jaxarena.experiment.files import read_json, write_json
 from jaxarena.experiment.markets import build_market
 from jaxarena.experiment.results import is_finished, write_evaluation, write_train_summary
 from jaxarena.experiment.run import RunFolder, create_run, open_run, read_run
+from jaxarena.experiment.tracking import JsonlTracker, ProgressTracker, Trackers, follow, require_backends
 from jaxarena.learn.ppo import PPOConfig
 from jaxarena.train import BAD_INPUT, FAILED, INTERRUPTED, OK, find_config, sources, stop_signal
 
@@ -211,8 +212,6 @@ def train(
     Returns:
         The algorithm, how far it came, and whether that is the end.
     """
-    from jaxarena.experiment.tracking import ProgressTracker, make_trackers  # noqa: PLC0415
-
     begun = time.perf_counter()
     algorithm = rllib_config(config, options).build_algo()
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep_checkpoints)
@@ -225,7 +224,7 @@ def train(
     progress = ProgressTracker(total * per_iteration, step, shown)
     started = saved = time.perf_counter()
     before_s, records = position.wall_s, list[dict[str, Any]]()
-    with stop_signal() as stop, make_trackers(config.tracking, folder.path, step, progress) as trackers:
+    with stop_signal() as stop, Trackers(JsonlTracker(folder.metrics, step), progress) as trackers:
         while position.iterations < total and not stop.is_set():
             result = algorithm.train()
             records.append(record_of(result, config))
@@ -302,7 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_finished(folder):
             return _say(f"{folder.path} is finished already; its report is {folder.report}", OK)
         again = f"; go on with: python -m {PROGRAM} --resume {folder.path}"
-        return _run(config, folder, rllib, resume=options.resume is not None, again=again)
+        with follow(config, folder):
+            return _run(config, folder, rllib, resume=options.resume is not None, again=again)
     except (ValueError, ImportError) as error:
         return _say(f"error: {error}", BAD_INPUT)
     except OSError as error:
@@ -339,12 +339,14 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> tuple[Exper
             raise ValueError(f"--resume goes on with the run's own config.yaml; remove {' '.join(options.settings)}")
         folder, config = read_run(Path(options.resume))
         rllib = RllibOptions(**read_json(folder.path / "rllib.json"))
+        require_backends(config.tracking)
         open_run(folder.path, command)
         start_ray(rllib)
         return config, folder, rllib
     rllib = RllibOptions(options.mode, options.policy_backend, options.env_runners, options.learners)
     path, overrides = sources(options.settings or [str(find_config("rllib_ppo"))])
     config = load_config(path, overrides)
+    require_backends(config.tracking)
     _check(config, rllib)
     start_ray(rllib)
     rllib_config(config, rllib)

@@ -60,6 +60,7 @@ def evaluate_run(path: Path, split: str = "test") -> Path:
     from jaxarena.experiment.evaluate import evaluate  # noqa: PLC0415
     from jaxarena.experiment.results import write_evaluation  # noqa: PLC0415
     from jaxarena.experiment.run import read_run  # noqa: PLC0415
+    from jaxarena.experiment.tracking import follow  # noqa: PLC0415
     from jaxarena.experiment.training import Trainer, policies_of, restore_trained  # noqa: PLC0415
 
     if split not in SPLITS:
@@ -67,7 +68,8 @@ def evaluate_run(path: Path, split: str = "test") -> Path:
     folder, config = read_run(path)
     trainer = Trainer(config)
     state, _ = restore_trained(trainer, folder)
-    write_evaluation(folder, evaluate(config, trainer.ppo, policies_of(state), split))
+    with follow(config, folder):
+        write_evaluation(folder, evaluate(config, trainer.ppo, policies_of(state), split))
     return folder.report
 
 

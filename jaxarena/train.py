@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = None if arguments is None else ["python", "-m", "jaxarena.train", *arguments]
     from jaxarena.experiment.checkpoint import CheckpointError  # noqa: PLC0415 - after --help, for speed
+    from jaxarena.experiment.tracking import follow  # noqa: PLC0415
 
     again = ""
     try:
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if trainer is None:
             return OK
         again = f"; go on with: python -m jaxarena.train --resume {folder.path}"
-        return _run(trainer, folder, resume=options.resume is not None, again=again)
+        with follow(trainer.config, folder):
+            return _run(trainer, folder, resume=options.resume is not None, again=again)
     except ValueError as error:
         return _fail(f"error: {error}", BAD_INPUT)
     except CheckpointError as error:
@@ -103,10 +105,12 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trai
     from jaxarena.experiment.evaluate import check_evaluation  # noqa: PLC0415
     from jaxarena.experiment.results import is_finished  # noqa: PLC0415
     from jaxarena.experiment.run import create_run, open_run, read_run  # noqa: PLC0415
+    from jaxarena.experiment.tracking import require_backends  # noqa: PLC0415
     from jaxarena.experiment.training import Trainer  # noqa: PLC0415
 
     if options.resume is None:
         config = load_config(*sources(options.settings))
+        require_backends(config.tracking)
         trainer = Trainer(config)
         check_evaluation(config)
         return trainer, create_run(config, command)
@@ -119,6 +123,7 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trai
     if is_finished(folder):
         _say(f"{folder.path} is finished already; its report is {folder.report}")
         return None, folder
+    require_backends(config.tracking)
     open_run(folder.path, command)
     return Trainer(config), folder
 

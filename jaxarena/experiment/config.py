@@ -16,7 +16,7 @@ from jaxarena.core import schema
 from jaxarena.core.checks import expect_range
 from jaxarena.data.splits import DataConfig
 from jaxarena.env.env import MarketParams
-from jaxarena.experiment.tracking import check_backends
+from jaxarena.experiment.tracking import Backend, Jsonl, validate_backends
 from jaxarena.experiment.yaml_text import read_yaml, write_yaml
 from jaxarena.learn.ppo import PPOConfig
 
@@ -73,7 +73,7 @@ class ExperimentConfig:
     ppo: PPOConfig = PPOConfig()  # noqa: RUF009 - frozen
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: tuple[str, ...] = ("jsonl",)
+    tracking: tuple[Backend, ...] = (Jsonl(),)  # metrics.jsonl is written whatever is named
     run_dir: str | None = None  # default runs/<name>__s<seed>__<time>
 
     def __eq__(self, other: object) -> bool:
@@ -101,7 +101,7 @@ class ExperimentConfig:
                 f"ppo.minibatches: got {self.ppo.minibatches}, which does not divide ppo.rollout_length x "
                 f"train.markets = {self.ppo.rollout_length} x {self.train.markets}; choose a divisor"
             )
-        check_backends(self.tracking)
+        validate_backends(self.tracking)
         _check_groups(self)
 
 

@@ -11,6 +11,7 @@ runs/<name>__s<seed>__<time>/
   summary.json     results in numbers
   plots/           pictures (.svg, .png)
   report.html      all of it on one page
+  tracking/        what the backends of `tracking:` keep on this machine, ids of tracked runs among it
 ```
 
 Belongs here: making, finding and describing that folder. Does not belong here: filling it.

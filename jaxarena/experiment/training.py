@@ -23,7 +23,7 @@ from jaxarena.experiment.config import ExperimentConfig
 from jaxarena.experiment.files import replacing
 from jaxarena.experiment.markets import build_market
 from jaxarena.experiment.run import RunFolder
-from jaxarena.experiment.tracking import ProgressTracker, make_trackers, read_jsonl
+from jaxarena.experiment.tracking import JsonlTracker, ProgressTracker, Trackers, read_jsonl
 from jaxarena.learn.groups import PolicyState
 from jaxarena.learn.policy_file import write_policy
 from jaxarena.learn.ppo import PPO, TrainState
@@ -153,7 +153,7 @@ def train(
     progress = ProgressTracker(total, step, shown, stream)
     started = saved = time.perf_counter()
     before_s, stopped = position.wall_s, False
-    with make_trackers(config.tracking, folder.path, step, progress) as trackers:
+    with Trackers(JsonlTracker(folder.metrics, step), progress) as trackers:
         while position.chunks < trainer.num_chunks and not stopped:
             state, metrics = chunk(state)
             step += trainer.steps_per_chunk

@@ -89,7 +89,7 @@ def test_the_last_override_wins(config_file):
         ("seeds=0", r"override 'seeds=0': seeds: got 0"),
         ("seed=-1", r"seed: got -1"),
         ("name=a/b", r"name: got 'a/b'; it names the run folder"),
-        ("tracking=[tensorbord]", r"tracking: unknown backend 'tensorbord'; .*jsonl"),
+        ("tracking=[tensorbord]", r"tracking\[0\]: unknown tracker 'tensorbord'; did you mean 'tensorboard'"),
         ("policies={all: [careful, blod]}", r"unknown learned role 'blod'; did you mean 'bold'\?"),
         ("policies={all: [careful, bold, crowd]}", r"unknown learned role 'crowd'"),
         ("policies={a: [careful, bold], b: [bold]}", r"role 'bold' already follows the policy 'a'"),
