@@ -22,6 +22,7 @@ from jaxarena.experiment.plots import (
     weights_figure,
 )
 from jaxarena.experiment.quality import StylisedFacts, facts_of_daily_bars
+from jaxarena.experiment.recording import write_recording
 from jaxarena.experiment.report import write_report
 from jaxarena.experiment.run import RunFolder
 from jaxarena.experiment.tracking import JsonlTracker, read_jsonl
@@ -49,6 +50,7 @@ def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
         metrics["real_bars"] = real_facts().as_dict()
         _log_numbers(folder, evaluation)
     draw(folder, evaluation, suffix)
+    write_recording(evaluation.recording, folder.recording(suffix), folder.trades(suffix))
     write_json(folder.summary, _summary(folder) | {f"eval{suffix}": entry | metrics})
     write_report(folder)
 

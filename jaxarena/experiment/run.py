@@ -7,6 +7,8 @@ runs/<name>__s<seed>__<time>/
   metrics.jsonl    one record per logged step
   checkpoints/     the last few training states
   summary.json     results in numbers
+  recording.json   one evaluated market, step by step
+  trades.csv       every trade of that market, its reason and what it cost
   plots/           pictures (.svg, .png)
   report.html      all of it on one page
 ```
@@ -43,6 +45,14 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.plots = self.path / "plots"
         self.report = self.path / "report.html"
+
+    def recording(self, suffix: str = "") -> Path:
+        """Of the market that an evaluation recorded; `suffix` is `_<split>` for other splits than the main one."""
+        return self.path / f"recording{suffix}.json"
+
+    def trades(self, suffix: str = "") -> Path:
+        """Of the same market."""
+        return self.path / f"trades{suffix}.csv"
 
 
 def create_run(
