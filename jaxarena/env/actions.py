@@ -107,8 +107,8 @@ class TargetWeights(_Trades):
     def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
         """See `ActionMap.describe`.
 
-        >>> TargetWeights().describe(np.array([0.6, -1.4]), 2)
-        ['target 38 % of limit', 'target -62 % of limit']
+        >>> TargetWeights().describe(np.array([0.25, -1.5]), 2)
+        ['target 20 % of limit', 'target -80 % of limit']
         """
         action = np.clip(action, self.low, 1.0)
         share = action / max(np.abs(action).sum(), 1.0)

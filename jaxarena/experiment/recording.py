@@ -291,10 +291,12 @@ def _order_words(bid: int, ask: int) -> str:
 
 def _reasons(params: MarketParams, played: Mapping[str, Any], n: int) -> list[list[str]]:
     """Why agents did not do what they had decided, [T][N]."""
-    reasons = [["margin call" if called else "" for called in step[:n]] for step in np.asarray(played["called"])]
-    if params.horizon == "terminal" and not params.mechanism.makes_price:
-        reasons[-1] = ["closing out"] * n
-    return reasons
+    closes = params.horizon == "terminal" and not params.mechanism.makes_price
+    at_end = np.arange(len(played["called"])) == len(played["called"]) - 1
+    return [
+        ["margin call" if called else "closing out" if closes and last else "" for called in step[:n]]
+        for step, last in zip(np.asarray(played["called"]), at_end, strict=True)
+    ]
 
 
 def _overruled(reason: str, words: list[str]) -> list[str]:

@@ -35,11 +35,8 @@ class Page:
 
     def _note(self, message):
         kind, parameters = message["method"], message["params"]
-        if kind == "Runtime.exceptionThrown" or (
-            kind == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning")
-        ):
-            self.problems.append(parameters)
-        elif kind == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+        level = parameters.get("entry", {}).get("level") or parameters.get("type")
+        if kind == "Runtime.exceptionThrown" or level in ("error", "warning", "assert"):
             self.problems.append(parameters)
         elif kind == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])

@@ -86,15 +86,17 @@ def _payments(payments: Mapping[str, Any]) -> str:
     }
     columns["gain"] = [sum(amounts) for amounts in zip(*columns.values(), strict=True)]
     rows = [
-        f'<tr><th scope="row">{html.escape(role)}</th>{"".join(_shaded(cells[i], cells) for cells in columns.values())}</tr>'
+        f'<tr><th scope="row">{html.escape(role)}</th>'
+        + "".join(_shaded(amounts[i], amounts) for amounts in columns.values())
+        + "</tr>"
         for i, role in enumerate(payments["roles"])
     ]
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    table = f'<table class="matrix"><thead><tr><th scope="col">what got from</th>{head}</tr></thead><tbody>'
+    table = f'<table class="matrix"><thead><tr><th scope="col">role</th>{head}</tr></thead><tbody>'
     explained = (
-        "What each role got from each account of the ledger over the episode of the replay, in currency, exact to the "
-        "smallest unit; negative is paid. Lots that it holds more, or that are worth more, stand under the value of "
-        "holdings, at the mid. Gain is the sum of the row."
+        "What each role got from each account of the ledger over the whole episode of this market, in currency; "
+        "negative is paid. The value of holdings is how much more its lots are worth at the end than at the start, at "
+        "the mid. Gain is the sum of the row."
     )
     return note(explained) + scroll(table + "\n".join(rows) + "</tbody></table>", "Who pays whom")
 
@@ -155,6 +157,8 @@ def _numeric(name: str) -> str:
 def _cell(name: str, text: str) -> str:
     if name in ("fee", "penalty", "shortfall", "value"):
         return _amount(text)
+    if name == "lots":
+        return f"{int(text):,}"
     return html.escape(text)
 
 

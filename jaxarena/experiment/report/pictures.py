@@ -59,7 +59,8 @@ def _figure(path: Path) -> str:
     png = path.with_suffix(".png")
     if path.stat().st_size > _MAX_SVG_BYTES and png.is_file():
         data = base64.b64encode(png.read_bytes()).decode()
-        return f'<figure class="scroll" tabindex="0"><img alt="{_label(path)}" src="data:image/png;base64,{data}"></figure>'
+        image = f'<img alt="{_label(path)}" src="data:image/png;base64,{data}">'
+        return f'<figure class="scroll" tabindex="0">{image}</figure>'
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
