@@ -119,6 +119,23 @@ class Evaluation:
             for scripted in self.scripted
         }
 
+    def against_baselines(self) -> dict[str, dict[str, Estimate]]:
+        """Closed-out gain of each learned role minus that of each baseline, in bps of initial equity.
+
+        By role, then baseline. Baselines have one seed, so the seeds of a role are averaged market by market; the
+        interval resamples markets.
+        """
+        bootstrap = Bootstrap(draws=self.draws)
+        baselines = {name: market_means(_gains_bps(curves), curves.market) for name, curves in self.baselines.items()}
+        found: dict[str, dict[str, Estimate]] = {}
+        for role, curves in self.roles.items():
+            gains = market_means(_gains_bps(curves), curves.market)  # [S * E], of one seed after the other
+            found[role] = {
+                name: mean_estimate(gains.reshape(-1, of_baseline.size).mean(axis=0) - of_baseline, bootstrap)
+                for name, of_baseline in baselines.items()
+            }
+        return found
+
 
 def _gains_bps(curves: Curves) -> np.ndarray:
     """Closed-out gain of each account over its initial equity."""

@@ -44,6 +44,7 @@ def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
         kind: {name: {metric: estimate.as_dict() for metric, estimate in row.items()} for name, row in rows.items()}
         for kind, rows in evaluation.metrics().items()
     }
+    metrics["against_baselines"] = evaluation.against_baselines()
     if evaluation.auctions:
         metrics["comparisons"] = {name: estimate.as_dict() for name, estimate in evaluation.comparisons().items()}
         metrics["auctions"] = [auctions.as_dict() for auctions in evaluation.auctions]

@@ -51,7 +51,19 @@ def results(result: Mapping[str, Any]) -> str:
         "A dash has its reason when you point at it. "
     )
     table = f'<table><thead><tr><th scope="col">who</th>{head}</tr></thead><tbody>\n{body}</tbody></table>'
-    return note(explained + str(result.get("note", ""))) + scroll(table, "Results")
+    return note(explained + str(result.get("note", ""))) + scroll(table, "Results") + _against_baselines(result)
+
+
+def _against_baselines(result: Mapping[str, Any]) -> str:
+    """Differences of learned roles from baselines; nothing where the run has none."""
+    rows = {role: tuple(cells.values()) for role, cells in result.get("against_baselines", {}).items() if cells}
+    if not rows:
+        return ""
+    text = (
+        "Gain of learned roles minus that of each baseline in the same markets, closed out at the end, in basis points "
+        "of initial equity; the interval resamples markets. Where it holds zero the run shows no difference."
+    )
+    return f"<h3>Against the baselines</h3>{note(text)}" + _rows("role", tuple(result["baselines"]), rows)
 
 
 def auctions(result: Mapping[str, Any]) -> list[tuple[str, str]]:
