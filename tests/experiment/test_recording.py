@@ -78,6 +78,8 @@ def test_positions_move_by_what_was_traded(recording):
     before = np.concatenate([recording.start["lots"][None], recording.held[:-1]])
     np.testing.assert_array_equal(recording.positions - before, recording.lots)
     np.testing.assert_array_equal(recording.positions[:-1], recording.held[:-1])
+    assert not recording.held[-1].any()  # closed out, or settled at the hidden value
+    assert recording.positions[-1].any() == recording.makes_price
 
 
 def test_what_roles_got_is_what_the_accounts_of_the_ledger_lost(recording):
@@ -87,6 +89,8 @@ def test_what_roles_got_is_what_the_accounts_of_the_ledger_lost(recording):
     for house in ("exchange", "lender", "issuer"):
         assert columns[house].sum() == lost[house]
     assert (columns["issuer"].sum() != 0) == recording.makes_price
+    endowed = recording.start["cash"].sum() + (recording.start["lots"] * recording.start["price"]).sum()
+    assert sum(column.sum() for column in columns.values()) == pytest.approx(recording.cash[-1].sum() - endowed)
 
 
 def test_trades_say_why(recording):

@@ -138,6 +138,11 @@ def _estimate(name: str, cell: Mapping[str, Any] | None) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    """A number as people read it, with a real minus sign; one without a name with three digits."""
-    text = f"{100 * value:,.1f} %" if name in _PERCENT else f"{value:,.2f}" if name else f"{value:.3g}"
+    """A number as people read it, with a real minus sign; one without a name with three digits or more."""
+    if name in _PERCENT:
+        text = f"{100 * value:,.1f} %"
+    elif name:
+        text = f"{value:,.2f}"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return text.replace("-", MINUS)
