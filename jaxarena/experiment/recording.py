@@ -27,8 +27,8 @@ from jaxarena.experiment.files import plain, write_text
 from jaxarena.learn.rollout import Transition as Step
 from jaxarena.market.costs import BPS
 
-#: Numbers of positions that a replay may hold; longer episodes and larger crowds are shown in part.
-MAX_REPLAY_CELLS = 60_000
+#: What a replay may take of a page, and whom it shows; longer episodes and larger crowds are shown in part.
+MAX_REPLAY_BYTES = 700_000
 MAX_REPLAY_AGENTS = 24
 #: Series of agents that a recording keeps.
 AGENT_SERIES = ("lots", "positions", "held", "trades", "fees", "penalties", "redeemed", "cash", "equity")
@@ -176,10 +176,9 @@ class Recording:
             for column, amounts in by_agent.items()
         }
 
-    def replay(self) -> dict[str, Any]:
-        """Plain data for the report: as many first steps and agents as a page can hold, and the payments."""
+    def replay(self, steps: int) -> dict[str, Any]:
+        """Plain data for the report: the first steps of the first agents of each role, and all payments."""
         shown = _some_of_each(self.roles)
-        steps = min(len(self.lots), max(MAX_REPLAY_CELLS // (len(shown) * len(self.asset_names)), 1))
         words: dict[str, int] = {}
         unit = self.quanta_per_unit
         roles, payments = self.payments()
@@ -258,12 +257,22 @@ def recording_of(
 
 def write_recording(recording: Recording, replay: Path, trades: Path) -> None:
     """Write the replay as JSON and all trades as CSV."""
-    write_text(replay, json.dumps(plain(recording.replay()), separators=(",", ":"), ensure_ascii=False) + "\n")
+    write_text(replay, _replay_text(recording))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, TRADE_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(recording.trade_rows())
     write_text(trades, text.getvalue())
+
+
+def _replay_text(recording: Recording) -> str:
+    """The replay as JSON, of as many first steps as fit."""
+    steps = len(recording.lots)
+    while True:
+        text = json.dumps(plain(recording.replay(steps)), separators=(",", ":"), ensure_ascii=False)
+        if steps == 1 or len(text.encode()) <= MAX_REPLAY_BYTES:
+            return text + "\n"
+        steps = max(int(0.95 * steps * MAX_REPLAY_BYTES / len(text.encode())), 1)
 
 
 def _actions(env: MarketEnv, played: Mapping[str, Any], roles: tuple[Role, ...]) -> list[list[list[str]]]:

@@ -179,11 +179,23 @@ def test_a_phone_scrolls_no_page_sideways_and_dark_is_dark(page, report):
 
 
 def test_a_big_run_is_shown_in_part_and_says_so(page, tmp_path):
-    _, path = make_report(tmp_path, recording(steps=1500, agents=60, assets=4))
+    run, path = make_report(tmp_path, recording(steps=1500, agents=60, assets=4))
     assert path.stat().st_size < 3_000_000
     page.open(path)
-    steps = 60_000 // (24 * 4)
+    steps = len(json.loads(run.recording().read_text())["price"])
+    assert 100 < steps < 1500
     assert page.run(SHOWN).startswith(f"step 1 of {steps} ")
     text = page.run("document.body.innerText")
     assert f"The first {steps} of 1,500 steps are shown. 24 of 60 agents are shown." in text
     assert "400 of " in text
+
+
+def test_a_second_split_adds_its_trades_but_no_second_replay(tmp_path):
+    run, _ = make_report(tmp_path, recording(steps=10, agents=2, assets=1))
+    summary = json.loads(run.summary.read_text())
+    write_json(run.summary, summary | {"eval_validation": summary["eval"] | {"split": "validation"}})
+    write_recording(recording(steps=8, agents=2, assets=1), run.recording("_validation"), run.trades("_validation"))
+    text = write_report(run).read_text()
+    assert text.count('<div class="replay">') == 1
+    assert "<h2>Trades</h2>" in text
+    assert "<h2>Trades (validation)</h2>" in text

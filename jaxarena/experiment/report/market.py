@@ -28,12 +28,13 @@ _PAYERS = {
 }
 
 
-def sections(folder: RunFolder, suffix: str) -> list[tuple[str, str]]:
+def sections(folder: RunFolder, suffix: str, with_replay: bool) -> list[tuple[str, str]]:
     """Titles and texts about the market that an evaluation recorded; none without its files.
 
     Args:
         folder: of the run.
         suffix: of the evaluation's files: empty for the main split, `_<split>` for others.
+        with_replay: whether to show it, which takes much of a page.
     """
     replay, trades = folder.recording(suffix), folder.trades(suffix)
     if not (replay.is_file() and trades.is_file()):
@@ -41,7 +42,7 @@ def sections(folder: RunFolder, suffix: str) -> list[tuple[str, str]]:
     recording = read_json(replay)
     split = f" ({suffix.removeprefix('_')})" if suffix else ""
     return [
-        (f"Market replay{split}", _replay(recording)),
+        *([(f"Market replay{split}", _replay(recording))] if with_replay else []),
         (f"Who pays whom{split}", _payments(recording["payments"])),
         (f"Trades{split}", _trades(trades)),
     ]

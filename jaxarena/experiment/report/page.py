@@ -37,7 +37,11 @@ def write_report(folder: RunFolder) -> Path:
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     evaluations = {part.removeprefix("eval"): result for part, result in summary.items() if part.startswith("eval")}
     results = [(f"Results: {result.get('split', '')}", tables.results(result)) for result in evaluations.values()]
-    markets = [found for suffix in evaluations for found in market.sections(folder, suffix)]
+    markets = [
+        found
+        for number, suffix in enumerate(evaluations)
+        for found in market.sections(folder, suffix, with_replay=number == 0)
+    ]
     auctions = [found for result in evaluations.values() for found in tables.auctions(result)]
     end = [
         ("How to reproduce", _repeat(folder, meta)),
