@@ -52,6 +52,10 @@ class ActionMap(Component, family="action"):
     def validate(self, where: str) -> None:
         """Raise ValueError for parameters without meaning. Host only."""
 
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """One agent's action in words, for each of `A` assets. Host only."""
+        return [" ".join(f"{number:.2f}" for number in row) for row in np.reshape(action, (n_assets, -1))]
+
     def decide(self, action: jax.Array, market: MarketView, account: AccountView) -> tuple[Orders, jax.Array]:
         """Orders for any action, `[n, A, n_slots]`, and the number of entries masked or clipped, `[n]` int32."""
         space = self.space(market.mid.size)
@@ -100,6 +104,16 @@ class TargetWeights(_Trades):
         """`[A]` numbers."""
         return Box(self.low, 1.0, n_assets)
 
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`.
+
+        >>> TargetWeights().describe(np.array([0.25, -1.5]), 2)
+        ['target 20 % of limit', 'target -80 % of limit']
+        """
+        action = np.clip(action, self.low, 1.0)
+        share = action / max(np.abs(action).sum(), 1.0)
+        return [f"target {weight:.0%} of limit".replace("%", " %") for weight in share]
+
     def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade to the target weights."""
         share = action / jnp.maximum(total(jnp.abs(action), 1), 1.0)[:, None]
@@ -117,6 +131,10 @@ class TradeFraction(_Trades):
     def space(self, n_assets: int) -> Space:
         """`[A]` numbers."""
         return Box(-1.0, 1.0, n_assets)
+
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`."""
+        return [_fraction_words(fraction) for fraction in np.clip(action, -1.0, 1.0)]
 
     def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade fractions."""
@@ -138,6 +156,14 @@ class BuyHoldSell(_Trades):
     def space(self, n_assets: int) -> Space:
         """`[A]` integers."""
         return MultiDiscrete((2 * self.levels + 1,) * n_assets)
+
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`.
+
+        >>> BuyHoldSell(levels=2).describe(np.array([0, 2, 3]), 3)
+        ['sell 100 %', 'hold', 'buy 50 %']
+        """
+        return [_fraction_words((choice - self.levels) / self.levels) for choice in action]
 
     def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade fractions of `1 / levels`."""
@@ -165,6 +191,12 @@ class TargetExposure(_Trades):
     def space(self, n_assets: int) -> Space:
         """One integer."""
         return Discrete(self.n_levels)
+
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`."""
+        low, high = float(self.low), float(self.high)
+        exposure = low + (high - low) * float(np.squeeze(action)) / (self.n_levels - 1)
+        return [f"exposure {exposure:+.2f} x {self.basis.replace('_', ' ')}"] * n_assets
 
     def lots(self, action: jax.Array, market: MarketView, account: AccountView) -> jax.Array:
         """Trade to the exposure."""
@@ -207,6 +239,25 @@ class LimitQuotes(ActionMap):
     def space(self, n_assets: int) -> Space:
         """`[4 * levels * A]` numbers."""
         return Box(-1.0, 1.0, 4 * self.levels * n_assets)
+
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`.
+
+        >>> LimitQuotes().describe(np.array([1.0, 0.0, -1.0, 1.0]), 1)
+        ['bid 0 at 25.0 bps, ask 10 at 10.0 bps']
+        """
+        share = (np.clip(np.reshape(action, (n_assets, self.levels, 4)), -1.0, 1.0) + 1.0) / 2.0
+        nearest, farthest = float(self.nearest_bps), float(self.farthest_bps)
+        bps, lots = nearest + share[..., :2] * (farthest - nearest), np.round(share[..., 2:] * int(self.max_lots))
+        sides = ("bid", "ask")
+        return [
+            ", ".join(
+                f"{sides[side]} {lots[asset, level, side]:.0f} at {bps[asset, level, side]:.1f} bps"
+                for level in range(self.levels)
+                for side in (0, 1)
+            )
+            for asset in range(n_assets)
+        ]
 
     def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
         """Bids of all levels, then asks."""
@@ -252,6 +303,17 @@ class OrderSlots(ActionMap):
         """`[3 * slots * A]` numbers."""
         return Box(-1.0, 1.0, 3 * self.slots * n_assets)
 
+    def describe(self, action: np.ndarray, n_assets: int) -> list[str]:
+        """See `ActionMap.describe`."""
+        by_slot = np.clip(np.reshape(action, (n_assets, self.slots, 3)), -1.0, 1.0)
+        return [", ".join(self._slot_words(*slot) for slot in slots) for slots in by_slot]
+
+    def _slot_words(self, size: float, price: float, stay: float) -> str:
+        lots = int(size * int(self.max_lots))
+        if stay > 0 or not lots:
+            return "keep" if stay > 0 else "no order"
+        return f"{'buy' if lots > 0 else 'sell'} {abs(lots)} at {price * float(self.reach_bps):+.1f} bps"
+
     def orders(self, action: jax.Array, market: MarketView, account: AccountView) -> Orders:
         """One order per slot."""
         reference = _reference(self, market)[:, None]
@@ -262,6 +324,11 @@ class OrderSlots(ActionMap):
         stays = by_slot[..., 2] > 0.0
         empty = jnp.where(lots == 0, 0, ticks)
         return Orders(lots=jnp.where(stays, 0, lots), limit_ticks=jnp.where(stays, KEEP, empty))
+
+
+def _fraction_words(fraction: float) -> str:
+    size = f"{abs(fraction):.0%}".replace("%", " %")
+    return "hold" if fraction == 0 else f"{'buy' if fraction > 0 else 'sell'} {size}"
 
 
 def _reference(part: ActionMap, market: MarketView) -> jax.Array:

@@ -30,6 +30,7 @@ from jaxarena.experiment.config import ExperimentConfig
 from jaxarena.experiment.markets import World, load_world
 from jaxarena.experiment.metrics import Estimate, summarise
 from jaxarena.experiment.quality import Bootstrap
+from jaxarena.experiment.recording import Recording, RecordingEnv, first_market, recording_of
 from jaxarena.learn.rollout import Act, Transition, collect
 from jaxarena.market.margin import RiskLimits
 from jaxarena.market.views import AccountView, MarketView
@@ -75,6 +76,7 @@ class Evaluation:
     baselines: dict[str, Curves]
     baseline_role: str  # whose money and limits baselines have
     sample: Sample
+    recording: Recording  # of the same market
     dates: np.ndarray | None  # [T+1]
     periods_per_year: float
     markets: int
@@ -116,6 +118,23 @@ class Evaluation:
             for learned in self.roles
             for scripted in self.scripted
         }
+
+    def against_baselines(self) -> dict[str, dict[str, Estimate]]:
+        """Closed-out gain of each learned role minus that of each baseline, in bps of initial equity.
+
+        By role, then baseline. Baselines have one seed, so the seeds of a role are averaged market by market; the
+        interval resamples markets.
+        """
+        bootstrap = Bootstrap(draws=self.draws)
+        baselines = {name: market_means(_gains_bps(curves), curves.market) for name, curves in self.baselines.items()}
+        found: dict[str, dict[str, Estimate]] = {}
+        for role, curves in self.roles.items():
+            gains = market_means(_gains_bps(curves), curves.market)  # [S * E], of one seed after the other
+            found[role] = {
+                name: mean_estimate(gains.reshape(-1, of_baseline.size).mean(axis=0) - of_baseline, bootstrap)
+                for name, of_baseline in baselines.items()
+            }
+        return found
 
 
 def _gains_bps(curves: Curves) -> np.ndarray:
@@ -168,8 +187,11 @@ def evaluate(
     settings = config.evaluation
     scale = float(world.market.quanta_per_unit)
     env, params = MarketEnv.build(_with_roles(world.market, world.market.roles))
+    env = RecordingEnv(env.default_params)
     learned = jax.jit(lambda policies, params: _play_seeds(config, learner, env, params, policies))(policies, params)
     played = jax.tree.map(np.asarray, learned)
+    dates = None if world.dates is None else world.dates[-int(world.market.episode_length) - 1 :]
+    recording = _recording(env, params, played, config.market.roles, dates)
     baseline_role = _baseline_role(config)
     return Evaluation(
         split=split,
@@ -179,8 +201,9 @@ def evaluate(
         },
         baselines=_play_baselines(config, world, baseline_role, scale),
         baseline_role=baseline_role,
-        sample=_sample(env, played, scale),
-        dates=None if world.dates is None else world.dates[-int(world.market.episode_length) - 1 :],
+        sample=_sample(recording),
+        recording=recording,
+        dates=dates,
         periods_per_year=float(world.market.process.steps_per_year),
         markets=settings.markets * config.seeds,
         draws=settings.draws,
@@ -250,18 +273,17 @@ def _play(env: MarketEnv, params: MarketParams, act: Act, config: ExperimentConf
         actions, extra = act(key, obs)
         return actions | idle, extra
 
-    def record(step: Transition) -> dict[str, jax.Array]:
-        market = step.carry.market
-        one = {
-            "mid": market.mid[..., 0],
-            "positions": market.ledger.agents.lots[..., 0],
-            "lots": step.info["lots"][..., 0],
-        }
-        whole = {"equity": step.info["equity"], "traded": step.info["traded"]}
-        return whole | one | record_step(env, params, step)
+    def record(step: Transition) -> dict[str, Any]:
+        recorded = {"equity": step.info["equity"], "traded": step.info["traded"]} | record_step(env, params, step)
+        if "recording" in step.info:
+            recorded["recording"] = first_market(step)
+        return recorded
 
     last, _, played = collect(markets, params, act_all, carry, obs, key_act, steps, record)
     played["start"] = carry.market.accounts.equity
+    if "recording" in played:
+        opening = {"ledger": carry.market.ledger, "price": carry.market.mid}
+        played["opening"] = jax.tree.map(lambda leaf: leaf[..., 0], opening)
     played["closed_out"] = played["equity"][-1]  # at a terminal horizon everything has been closed already
     if continuing and params.mechanism.makes_price:
         ends = vmap_last(lambda first, last: record_ends(env, params, first, last), (True, True))
@@ -288,19 +310,25 @@ def _curves(env: MarketEnv, played: Mapping[str, np.ndarray], role: str, scale: 
     )
 
 
-def _sample(env: MarketEnv, played: Mapping[str, np.ndarray], scale: float) -> Sample:
+def _recording(
+    env: MarketEnv, params: MarketParams, played: Mapping[str, Any], roles: tuple[Role, ...], dates: np.ndarray | None
+) -> Recording:
     """The first market of the first seed."""
-    mid, positions, lots = (played[name][0].astype(np.float64) for name in ("mid", "positions", "lots"))
-    equity = played["equity"][0, :, :, 0].astype(np.float64)
+    first = jax.tree.map(lambda leaf: leaf[0], {name: played[name] for name in ("recording", "opening")})
+    return recording_of(env, params, first["recording"], first["opening"], roles, None if dates is None else dates[1:])
+
+
+def _sample(recording: Recording) -> Sample:
+    """The recorded market by roles."""
     weights, flow = {}, {}
-    for role in env.roles:
-        rows = env.agent_slice(role.name)
-        whole = np.maximum(equity[:, rows].sum(axis=1), 1.0)[:, None]
-        invested = positions[:, rows].sum(axis=1) * mid / whole
-        weights[role.name] = np.concatenate([1.0 - invested.sum(axis=1, keepdims=True), invested], axis=1)
-        flow[role.name] = lots[:, rows].sum(axis=1)
-    del weights[_SPECTATOR], flow[_SPECTATOR]
-    return Sample(asset_names=env.asset_names, price=mid / scale, weights=weights, flow=flow)
+    for role in dict.fromkeys(recording.roles):
+        agents = recording.of_role(role)
+        whole = np.maximum(recording.equity[:, agents].sum(axis=1), 1.0)[:, None]
+        invested = recording.held[:, agents].sum(axis=1) * recording.price / whole
+        weights[role] = np.concatenate([1.0 - invested.sum(axis=1, keepdims=True), invested], axis=1)
+        flow[role] = recording.lots[:, agents].sum(axis=1).astype(np.float64)
+    price = recording.price / recording.quanta_per_unit
+    return Sample(asset_names=recording.asset_names, price=price, weights=weights, flow=flow)
 
 
 def _with_roles(market: MarketParams, roles: tuple[Role, ...]) -> MarketParams:

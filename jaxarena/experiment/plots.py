@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
@@ -247,16 +248,17 @@ def payments_figure(roles: Sequence[str], gains: np.ndarray) -> Figure:
     _title(figure, "Who pays whom")
     axes = figure.add_subplot()
     reach = float(np.nanmax(np.abs(gains))) or 1.0
-    axes.imshow(gains, cmap="PuOr", vmin=-reach, vmax=reach, aspect="auto")
+    colours = np.where(gains[..., None] >= 0, to_rgb(COLOURS[0]), to_rgb(COLOURS[4]))
+    share = np.abs(np.nan_to_num(gains))[..., None] / reach
+    axes.imshow(np.concatenate([colours, 0.6 * share], axis=2), aspect="auto")  # transparent: text of any theme reads
     axes.set_xticks(range(len(roles)), [f"from {name}" for name in roles], rotation=30, ha="right", color=INK)
     axes.set_yticks(range(len(roles)), [f"{name} gains" for name in roles], color=INK)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.spines[:].set_visible(False)
     for i in range(len(roles)):
         for j in range(len(roles)):
-            strong = abs(gains[i, j]) > 0.6 * reach
             text = f"{gains[i, j]:,.0f}" if reach >= 100 else f"{gains[i, j]:.3g}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if strong else "black")
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=INK)
     return figure
 
 

@@ -23,6 +23,7 @@ from jaxarena.experiment.plots import (
     weights_figure,
 )
 from jaxarena.experiment.quality import StylisedFacts, facts_of_daily_bars
+from jaxarena.experiment.recording import write_recording
 from jaxarena.experiment.report import write_report
 from jaxarena.experiment.run import RunFolder
 from jaxarena.experiment.tracking import JsonlTracker, read_jsonl
@@ -41,7 +42,9 @@ def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
     part, numbers = part_of(evaluation.split), numbers_of(evaluation)
     if evaluation.auctions:
         _log_numbers(folder, evaluation)
-    draw(folder, evaluation, part.removeprefix("eval"))
+    suffix = part.removeprefix("eval")
+    draw(folder, evaluation, suffix)
+    write_recording(evaluation.recording, folder.recording(suffix), folder.trades(suffix))
     write_json(folder.summary, _summary(folder) | {part: numbers})
     _write_manifest(folder, part, numbers)
     write_report(folder)
@@ -60,6 +63,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
         "note": _note(evaluation),
         **evaluation.metrics(),
     }
+    numbers["against_baselines"] = evaluation.against_baselines()
     if evaluation.auctions:
         numbers["comparisons"] = evaluation.comparisons()
         numbers["auctions"] = list(evaluation.auctions)

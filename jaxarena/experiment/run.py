@@ -9,6 +9,8 @@ runs/<name>__s<seed>__<time>/
   checkpoints/     the last few training states
   policy.npz       the trained policies, for jaxarena.load_policy
   summary.json     results in numbers
+  recording.json   one evaluated market, step by step
+  trades.csv       every trade of that market, its reason and what it cost
   plots/           pictures (.svg, .png)
   report.html      all of it on one page
   tracking/        what the backends of `tracking:` keep on this machine, ids of tracked runs among it
@@ -53,6 +55,14 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.plots = self.path / "plots"
         self.report = self.path / "report.html"
+
+    def recording(self, suffix: str = "") -> Path:
+        """Of the market that an evaluation recorded; `suffix` is `_<split>` for other splits than the main one."""
+        return self.path / f"recording{suffix}.json"
+
+    def trades(self, suffix: str = "") -> Path:
+        """Of the same market."""
+        return self.path / f"trades{suffix}.csv"
 
 
 def create_run(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxarena.core.spaces import Box, Discrete, MultiDiscrete
-from jaxarena.env.actions import BuyHoldSell, TargetExposure, TargetWeights, TradeFraction
+from jaxarena.env.actions import BuyHoldSell, LimitQuotes, OrderSlots, TargetExposure, TargetWeights, TradeFraction
 from jaxarena.market.indicators import Window
 from jaxarena.market.margin import RiskLimits
 from jaxarena.market.views import AccountView, MarketView
@@ -199,3 +199,26 @@ def test_integers_outside_the_space_do_nothing(bad):
 def test_exposures_without_meaning_are_refused(numbers, name):
     with pytest.raises(ValueError, match=rf"action\.{name}"):
         TargetExposure(**numbers).validate("action")
+
+
+@pytest.mark.parametrize(
+    ("action", "chosen", "words"),
+    [
+        (TargetWeights(low=0.0), [-0.5, 0.3], ["target 0 % of limit", "target 30 % of limit"]),
+        (TradeFraction(), [-0.25, 1.7], ["sell 25 %", "buy 100 %"]),
+        (BuyHoldSell(levels=2), [1, 2], ["sell 50 %", "hold"]),
+        (TargetExposure(n_levels=5), [1], ["exposure -0.50 x equity"] * 2),
+        (
+            LimitQuotes(nearest_bps=0.0, farthest_bps=20.0),
+            [-1, 0, 1, -1] * 2,
+            ["bid 10 at 0.0 bps, ask 0 at 10.0 bps"] * 2,
+        ),
+        (
+            OrderSlots(slots=2),
+            [0.5, -1, -1, 0.05, 0, -1, -0.3, 0.5, -1, 0, 0, 1],
+            ["buy 5 at -30.0 bps, no order", "sell 3 at +15.0 bps, keep"],
+        ),
+    ],
+)
+def test_actions_are_said_in_words_for_each_asset(action, chosen, words):
+    assert action.describe(np.asarray(chosen), 2) == words

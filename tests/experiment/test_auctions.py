@@ -68,4 +68,5 @@ def test_the_report_shows_tables_and_pictures(folder):
         assert text in page
     for name in ("auction_price", "auction_memory", "auction_payments"):
         assert (folder / "plots" / f"{name}.svg").is_file()
-        assert f'aria-label="{name}"' in page or f'alt="{name}"' in page
+        label = name.replace("_", " ")
+        assert f'aria-label="{label}"' in page or f'alt="{label}"' in page

@@ -69,6 +69,17 @@ def test_curves_are_grouped_by_market(tmp_path):
         assert (of_market == of_market[0]).all()
 
 
+def test_roles_are_compared_with_baselines_market_by_market(tmp_path):
+    _, evaluation = evaluation_of(tmp_path, "seeds=2")
+    against = evaluation.against_baselines()["fund"]
+    assert list(against) == ["hold", "buy_and_hold"]
+    fund, held = evaluation.roles["fund"], evaluation.baselines["buy_and_hold"]
+    gains = [1e4 * (curves.closed_out / curves.equity[:, 0] - 1.0).mean() for curves in (fund, held)]
+    assert against["buy_and_hold"].value == pytest.approx(gains[0] - gains[1], rel=1e-9)
+    assert against["hold"].value == pytest.approx(gains[0], rel=1e-9)
+    assert against["hold"].low <= against["hold"].value <= against["hold"].high
+
+
 def test_closing_together_costs_more_than_closing_alone(tmp_path):
     _, evaluation = evaluation_of(tmp_path, "market.mechanism.impact.linear_temporary=0.5")
     held = evaluation.baselines["buy_and_hold"]

@@ -5,18 +5,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxarena.experiment import plots, report
+from jaxarena.experiment import plots
 from jaxarena.experiment.config import load_config
 from jaxarena.experiment.files import write_json
 from jaxarena.experiment.metrics import Estimate, summarise
-from jaxarena.experiment.report import write_report
+from jaxarena.experiment.report import page, pictures, write_report
 from jaxarena.experiment.run import RunFolder, create_run
 
 
 class Page(HTMLParser):
     """Checks that tags are balanced and collects text, headings and references."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("input", "meta", "img", "br", "link")
 
     def __init__(self, text):
         super().__init__()
@@ -73,7 +73,7 @@ def test_one_page_with_everything(run):
         "Equity and drawdown",
         "Portfolios",
         "Further plots",
-        "Repeat or resume",
+        "How to reproduce",
         "Configuration",
         "Environment",
     ]
@@ -104,7 +104,13 @@ def test_drawings_keep_their_own_ids_and_follow_the_text_colour(run):
     finish(run)
     text = write_report(run).read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert re.findall('aria-label="([^"]+)"', text) == ["equity", "drawdown", "weights_careful", "other", "other_2"]
+    assert re.findall('<svg [^>]*aria-label="([^"]+)"', text) == [
+        "equity",
+        "drawdown",
+        "weights careful",
+        "other",
+        "other 2",
+    ]
     ids = []
     for drawing in drawings:
         ET.fromstring(drawing)
@@ -118,9 +124,9 @@ def test_drawings_keep_their_own_ids_and_follow_the_text_colour(run):
 
 def test_large_drawings_are_pixels_and_the_page_stays_small(run, monkeypatch):
     finish(run)
-    monkeypatch.setattr(report, "_MAX_SVG_BYTES", 100)
+    monkeypatch.setattr(pictures, "_MAX_SVG_BYTES", 100)
     assert write_report(run).read_text().count("data:image/png;base64,") == 5
-    monkeypatch.setattr(report, "_MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(page, "MAX_BYTES", 100)
     text = write_report(run).read_text()
     assert "data:image" not in text
     assert "left out for size" in text
@@ -129,7 +135,7 @@ def test_large_drawings_are_pixels_and_the_page_stays_small(run, monkeypatch):
 def test_a_run_without_results_has_a_page_too(run):
     page = Page(write_report(run).read_text())
     assert "has no summary.json yet" in page.text
-    assert page.headings == ["tiny", "Repeat or resume", "Configuration", "Environment"]
+    assert page.headings == ["tiny", "How to reproduce", "Configuration", "Environment"]
 
 
 def test_what_is_no_run_is_named(tmp_path):
