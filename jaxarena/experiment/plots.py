@@ -269,7 +269,9 @@ def comparison_figure(rows: Sequence[tuple[str, str, str, Estimate]]) -> Figure:
     Returns:
         the figure.
     """
-    metrics, roles, runs = (list(dict.fromkeys(row[part] for row in rows)) for part in range(3))
+    metrics, roles, runs = (
+        list(dict.fromkeys(names)) for names in zip(*((m, r, n) for m, r, n, _ in rows), strict=True)
+    )
     columns = min(2, len(metrics))
     lines = -(-len(metrics) // columns)
     height = 0.7 + 0.16 * len(roles) * (len(runs) + 1)
