@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bridges.markets import require, role_of
+from jaxarena.command import BAD_INPUT, FAILED, INTERRUPTED, OK
 from jaxarena.env.roles import Role
 from jaxarena.experiment.config import ExperimentConfig, dump_config, load_config
 from jaxarena.experiment.files import read_json, write_json
@@ -29,7 +30,7 @@ from jaxarena.experiment.results import is_finished, write_evaluation, write_tra
 from jaxarena.experiment.run import RunFolder, create_run, open_run, read_run
 from jaxarena.experiment.tracking import JsonlTracker, ProgressTracker, Trackers, follow, require_backends
 from jaxarena.learn.ppo import PPOConfig
-from jaxarena.train import BAD_INPUT, FAILED, INTERRUPTED, OK, find_config, sources, stop_signal
+from jaxarena.train import find_config, sources, stop_signal
 
 PROGRAM = "bridges.train_rllib"
 #: Settings of the native learner that RLlib's has no equal of, and the value that leaves them out.

@@ -3,46 +3,44 @@
 Belongs here: the command line. Does not belong here: evaluating (`jaxarena.experiment.evaluate`).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxarena.train import BAD_INPUT, FAILED, INTERRUPTED, OK
+from jaxarena.command import EXIT_CODES, Parser, guard, say
 
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
-  python -m jaxarena.evaluate runs/default__s0__20300101-120000
-  python -m jaxarena.evaluate runs/default__s0__20300101-120000 --split validation
+  jaxarena evaluate runs/default__s0__20300101-120000
+  jaxarena evaluate runs/default__s0__20300101-120000 --split validation
 
 The last checkpoint is played on the whole split, beside the baselines of the run's config.yaml. Results go into the
 run's summary.json (test: `eval`, others: `eval_<split>`), plots and report.
+
+{EXIT_CODES}
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see `jaxarena.train`)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxarena.evaluate",
-        description="Evaluate the trained roles of a run, and the baselines, on one split of its data.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    options = parser.parse_args(arguments)
+    """Run the command line; returns the exit code."""
+    options = parser().parse_args(arguments)
     from jaxarena.experiment.checkpoint import CheckpointError  # noqa: PLC0415 - after --help, for speed
 
-    try:
-        report = evaluate_run(Path(options.run), options.split)
-    except (ValueError, CheckpointError) as error:
-        return _fail(str(error), BAD_INPUT)
-    except OSError as error:
-        return _fail(f"cannot write the results: {error}", FAILED)
-    except KeyboardInterrupt:
-        return _fail("stopped", INTERRUPTED)
-    print(f"report: {report}", file=sys.stderr)
-    return OK
+    return guard(
+        lambda: say(f"report: {evaluate_run(Path(options.run), options.split)}"), (ValueError, CheckpointError)
+    )
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    made = Parser(
+        prog="jaxarena evaluate",
+        description="Evaluate the trained roles of a run, and the baselines, on one split of its data.",
+        epilog=_EPILOG,
+    )
+    made.add_argument("run", metavar="RUN", help="the folder of a run")
+    made.add_argument("--split", default="test", help="train, validation or test (default)")
+    return made
 
 
 def evaluate_run(path: Path, split: str = "test") -> Path:
@@ -71,11 +69,6 @@ def evaluate_run(path: Path, split: str = "test") -> Path:
     with follow(config, folder):
         write_evaluation(folder, evaluate(config, trainer.ppo, policies_of(state), split))
     return folder.report
-
-
-def _fail(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

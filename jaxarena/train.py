@@ -14,20 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from jaxarena.command import BAD_INPUT, FAILED, INTERRUPTED, OK, Parser, fail, say
+
 if TYPE_CHECKING:
     from jaxarena.experiment.run import RunFolder
     from jaxarena.experiment.training import Trainer
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
 _EPILOG = """\
 examples:
-  python -m jaxarena.train                                  the default market: three learned roles on stock bars
-  python -m jaxarena.train configs/smoke.yaml               a minute of the same, to see that all works
-  python -m jaxarena.train ppo.lr=1e-4 seed=7               settings of the configuration, changed here
-  python -m jaxarena.train market.roles.0.count=8 run_dir=/tmp/x
-  python -m jaxarena.train preset=Gbm-v0 train.agent_steps=1e6    a preset market instead of a file
-  python -m jaxarena.train --resume runs/default__s0__20300101-120000
+  jaxarena train                                  the default market: three learned roles on stock bars
+  jaxarena train configs/smoke.yaml               a minute of the same, to see that all works
+  jaxarena train ppo.lr=1e-4 seed=7               settings of the configuration, changed here
+  jaxarena train market.roles.0.count=8 run_dir=/tmp/x
+  jaxarena train preset=Gbm-v0 train.agent_steps=1e6    a preset market instead of a file
+  jaxarena train --resume runs/default__s0__20300101-120000
 
 A run leaves a folder (printed first; choose it with run_dir=PATH) with config.yaml, meta.json, metrics.jsonl,
 summary.json, checkpoints/, plots/ and report.html. Ctrl-C saves the state and stops; a resumed run, even a killed one,
@@ -39,7 +39,7 @@ exit codes: 0 done, 1 failed in mid-run (the message says how to go on), 2 bad i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     command = None if arguments is None else ["python", "-m", "jaxarena.train", *arguments]
     from jaxarena.experiment.checkpoint import CheckpointError  # noqa: PLC0415 - after --help, for speed
     from jaxarena.experiment.tracking import follow  # noqa: PLC0415
@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with follow(trainer.config, folder):
             return _run(trainer, folder, resume=options.resume is not None, again=again)
     except ValueError as error:
-        return _fail(f"error: {error}", BAD_INPUT)
+        return fail(f"error: {error}", BAD_INPUT)
     except CheckpointError as error:
-        return _fail(f"error: {error}{again}", FAILED)
+        return fail(f"error: {error}{again}", FAILED)
     except OSError as error:
-        return _fail(f"error: cannot write the run's files: {error}; free some space{again}", FAILED)
+        return fail(f"error: cannot write the run's files: {error}; free some space{again}", FAILED)
     except KeyboardInterrupt:
-        return _fail(f"stopped{again}", INTERRUPTED)
+        return fail(f"stopped{again}", INTERRUPTED)
 
 
 def find_config(name: str) -> Path:
@@ -79,18 +79,18 @@ def find_config(name: str) -> Path:
     return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxarena.train",
+def parser() -> Parser:
+    """The options of the command."""
+    made = Parser(
+        prog="jaxarena train",
         description="Train the learned roles of a market together, evaluate them on unseen years, and write a report.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    made.add_argument(
         "settings", nargs="*", metavar="CONFIG.yaml | key.path=value", help="a file, and settings laid over it"
     )
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, as it was configured")
-    return parser
+    made.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, as it was configured")
+    return made
 
 
 def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trainer | None, RunFolder]":
@@ -121,7 +121,7 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> "tuple[Trai
         )
     folder, config = read_run(Path(options.resume))
     if is_finished(folder):
-        _say(f"{folder.path} is finished already; its report is {folder.report}")
+        say(f"{folder.path} is finished already; its report is {folder.report}")
         return None, folder
     require_backends(config.tracking)
     open_run(folder.path, command)
@@ -146,20 +146,20 @@ def _run(trainer: "Trainer", folder: "RunFolder", *, resume: bool, again: str) -
     from jaxarena.experiment.results import write_evaluation, write_train_summary  # noqa: PLC0415
     from jaxarena.experiment.training import policies_of, train, write_policies  # noqa: PLC0415
 
-    _say(f"run folder: {folder.path}")
-    _say(f"{_describe(trainer)}; compiling")
+    say(f"run folder: {folder.path}")
+    say(f"{_describe(trainer)}; compiling")
     with stop_signal() as stop:
         state, position, done = train(trainer, folder, resume=resume, should_stop=stop.is_set)
     if not done:
-        return _fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
+        return fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
     write_train_summary(folder, position.as_summary())
     write_policies(trainer, folder.policy, state)
-    _say(
+    say(
         f"trained {position.agent_steps:,} agent steps in {position.wall_s:.1f} s "
         f"(compiled in {position.compile_s:.1f} s); evaluating"
     )
     write_evaluation(folder, evaluate(trainer.config, trainer.ppo, policies_of(state)))
-    _say(f"report: {folder.report}")
+    say(f"report: {folder.report}")
     return OK
 
 
@@ -178,7 +178,7 @@ class _Stop:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        _say("stopping after this chunk; press Ctrl-C again to stop at once, without saving")
+        say("stopping after this chunk; press Ctrl-C again to stop at once, without saving")
 
 
 @contextmanager
@@ -204,15 +204,6 @@ def _describe(trainer: "Trainer") -> str:
     roles = ", ".join(f"{trainer.env.num_agents(role)} {role}" for role in trainer.env.learned_roles)
     seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
     return f"learning: {roles} in each of {config.train.markets} markets{seeds}, on {jax.devices()[0].device_kind}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _fail(text: str, code: int) -> int:
-    _say(text)
-    return code
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 Belongs here: the command line. Does not belong here: checking (`jaxarena.experiment.reproduce`).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxarena.train import BAD_INPUT, FAILED, INTERRUPTED, OK
+from jaxarena.command import FAILED, OK, Parser, guard
 
 if TYPE_CHECKING:
     from jaxarena.experiment.reproduce import Verification
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _SHOWN = 10  # differences
 _EPILOG = """\
 examples:
-  python -m jaxarena.verify runs/default__s0__20300101-120000
+  jaxarena verify runs/default__s0__20300101-120000
 
 Compares the run's files and data with the hashes in its manifest.json, plays its evaluations again from the last
 checkpoint, and compares every number of summary.json: to the last bit where machine and packages are of the same kind,
@@ -29,27 +28,27 @@ exit codes: 0 reproduced, 1 not reproduced, 2 bad input (no finished run there),
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxarena.verify",
-        description="Check the files of a run, play its evaluation again, and say whether the numbers are the same.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     from jaxarena.experiment.checkpoint import CheckpointError  # noqa: PLC0415 - after --help, for speed
     from jaxarena.experiment.reproduce import verify_run  # noqa: PLC0415
 
-    try:
+    def check() -> int:
         found = verify_run(Path(options.run))
-    except (ValueError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return INTERRUPTED
-    print("\n".join(_lines(found)))
-    return OK if found.reproduced else FAILED
+        print("\n".join(_lines(found)))
+        return OK if found.reproduced else FAILED
+
+    return guard(check, (ValueError, CheckpointError))
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    made = Parser(
+        prog="jaxarena verify",
+        description="Check the files of a run, play its evaluation again, and say whether the numbers are the same.",
+        epilog=_EPILOG,
+    )
+    made.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    return made
 
 
 def _lines(found: "Verification") -> list[str]:

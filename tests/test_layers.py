@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 #: For each layer, what else it may import. A layer may always import itself.
+_LIBRARY = {"core", "market", "agents", "env", "learn", "data", "experiment", "registry"}
 ALLOWED = {
     "core": set(),
     "market": {"core"},
@@ -18,11 +19,11 @@ ALLOWED = {
     "data": {"core"},
     "experiment": {"core", "market", "agents", "env", "learn", "data"},
     "registry": {"core", "market", "agents", "env", "learn", "data", "experiment"},
-    "train": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry"},
-    "evaluate": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
-    "export": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
-    "verify": {"core", "market", "agents", "env", "learn", "data", "experiment", "registry", "train"},
+    "command": set(),
+    **{name: _LIBRARY | {"command"} for name in ("train", "evaluate", "compare", "report", "list", "export", "verify")},
+    "completion": _LIBRARY | {"command", "__main__"},
     "__init__": {"registry", "learn"},
+    "__main__": _LIBRARY | {"command", "__init__"},  # of the package, and of a folder that is a command
 }
 #: `__init__` is `jaxarena.make`, which a bridge calls as its users would; `learn` for the one collector and its losses.
 BRIDGES = {"core", "env", "learn", "__init__"}
@@ -53,7 +54,7 @@ def wrong_arrows(root):
     found = []
     for path in sorted((root / "jaxarena").rglob("*.py")):
         relative = path.relative_to(root).with_suffix("")
-        layer = relative.parts[1]
+        layer = relative.parts[-1] if relative.name == "__main__" else relative.parts[1]
         if layer not in ALLOWED:
             found.append(f"{path}: unknown layer {layer}")
             continue
@@ -70,7 +71,7 @@ def test_no_arrow_points_the_wrong_way():
 def test_bridges_import_what_a_user_could():
     for path in sorted((ROOT / "bridges").rglob("*.py")):
         is_command_line = '__name__ == "__main__"' in path.read_text()
-        allowed = BRIDGES | ({"experiment", "registry", "train"} if is_command_line else set())
+        allowed = BRIDGES | ({"experiment", "registry", "train", "command"} if is_command_line else set())
         targets = {layer_of(module) for module in imported_modules(path, "bridges")} - {None}
         assert targets <= allowed, f"{path}: {targets - allowed}"
 

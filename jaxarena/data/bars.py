@@ -19,6 +19,14 @@ PRICES = ("open", "high", "low", "close")
 COLUMNS = (*PRICES, "volume")
 
 
+class DataError(ValueError):
+    """Data that cannot be used. The message is the first problem; `problems` holds all of its kind."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems[0])
+        self.problems = tuple(problems)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PriceHistory:
     """What every asset did in every session: `T` sessions of `A` assets, without gaps.
@@ -109,7 +117,7 @@ class PriceHistory:
 
 
 def check_bars(columns: Mapping[str, np.ndarray], locate: Callable[[int], str]) -> None:
-    """Raise at the first bar that nobody can have traded.
+    """Raise if there is a bar that nobody can have traded.
 
     Prices (every column but volume) are positive, volume is not negative, all are finite, and
     `low <= min(open, close)`, `high >= max(open, close)`.
@@ -119,16 +127,20 @@ def check_bars(columns: Mapping[str, np.ndarray], locate: Callable[[int], str]) 
         locate: says where the bar with a flat index is, to begin the message.
 
     Raises:
-        ValueError: place, column, what was got, what is allowed, remedy.
+        DataError: of every such bar the place, column, what was got, what is allowed, remedy.
     """
-    for name, bad, allowed in _rules(columns):
-        if bad.any():
-            i = int(np.flatnonzero(bad)[0])
-            got = columns[name].flat[i]
-            what = "a missing value (null or NaN)" if np.isnan(got) else f"{got:.12g}"
-            raise ValueError(
-                f"{locate(i)}, column {name!r}: got {what}, allowed is {allowed}; correct or remove the row"
-            )
+    problems = [
+        f"{locate(int(i))}, column {name!r}: got {_got(columns[name].flat[i])}, allowed is {allowed}; "
+        "correct or remove the row"
+        for name, bad, allowed in _rules(columns)
+        for i in np.flatnonzero(bad)
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _got(value: float) -> str:
+    return "a missing value (null or NaN)" if np.isnan(value) else f"{value:.12g}"
 
 
 def _rules(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, str]]:

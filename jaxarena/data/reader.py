@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from jaxarena.core.schema import nearest
-from jaxarena.data.bars import COLUMNS
+from jaxarena.data.bars import COLUMNS, DataError
 
 #: File columns and whether a file can do without them.
 FILE_COLUMNS = {"date": True, "symbol": False, **dict.fromkeys(COLUMNS, True), "adj_close": False}
@@ -124,11 +124,12 @@ def _symbols(table: pl.DataFrame, label: str) -> pl.Series:
 def _refuse_unparsed(table: pl.DataFrame, text: pl.Series, parsed: pl.Series, label: str, remedy: str) -> None:
     bad = (parsed.is_null() & text.is_not_null()).arg_true()
     if len(bad):
-        row, got = table["row"][bad[0]], text[bad[0]]
-        raise ValueError(f"{label}: row {row}, column {text.name!r}: cannot read {got!r}; {remedy}")
+        place = f"column {text.name!r}: cannot read"
+        raise DataError([f"{label}: row {table['row'][i]}, {place} {text[i]!r}; {remedy}" for i in bad])
 
 
 def _refuse_null(table: pl.DataFrame, column: pl.Series, label: str, remedy: str) -> None:
     bad = column.is_null().arg_true()
     if len(bad):
-        raise ValueError(f"{label}: row {table['row'][bad[0]]}, column {column.name!r}: the value is missing; {remedy}")
+        place = f"column {column.name!r}: the value is missing"
+        raise DataError([f"{label}: row {table['row'][i]}, {place}; {remedy}" for i in bad])

@@ -4,16 +4,20 @@ Belongs here: finding the file, checking its rows, adjusting prices for corporat
 aligning symbols. Does not belong here: parsing (`reader`) and splitting (`splits`).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxarena.data.bars import COLUMNS, PRICES, Date, PriceHistory, check_bars, choose, in_range
+from jaxarena.data.bars import COLUMNS, PRICES, DataError, Date, PriceHistory, check_bars, choose, in_range
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Missing = Literal["error", "drop"]
 
@@ -79,17 +83,81 @@ def load(
     if missing not in ("error", "drop"):
         raise ValueError(f"missing: got {missing!r}; allowed are 'error' and 'drop'")
     label = os.fspath(source)
-    series = _read_series(path_of(label), label, symbols)
-    for rows in series:
-        _check_order(rows)
-        check_bars(rows.columns, rows.locate)
-    if adjust:
-        series = [_adjusted(rows) for rows in series]
+    series = _read_series(label, symbols, adjust)
     names = tuple(str(rows.symbol[0]) for rows in series)
     series = [rows.take(in_range(rows.date, start, end, f"{label}: {rows.symbol[0]}")) for rows in series]
     dates, series = _align(series, missing)
     columns = {name: np.stack([rows.columns[name] for rows in series], axis=1) for name in COLUMNS}
     return PriceHistory(dates, names, **columns)
+
+
+def load_each(source: str | os.PathLike[str], symbols: Sequence[str] | None = None) -> list[PriceHistory]:
+    """The whole history of each symbol on its own, adjusted: every session in which it traded.
+
+    Raises:
+        ValueError: as `load`, but that symbols may have different sessions.
+
+    >>> [history.symbols for history in load_each("us_daily", ["MSFT", "IBM"])]
+    [('MSFT',), ('IBM',)]
+    """
+    return [
+        PriceHistory(
+            rows.date, (str(rows.symbol[0]),), **{name: column[:, None] for name, column in _traded(rows).items()}
+        )
+        for rows in _read_series(os.fspath(source), symbols, adjust=True)
+    ]
+
+
+def find_problems(source: str | os.PathLike[str], symbols: Sequence[str] | None = None) -> list[str]:
+    """Everything that keeps `load` from using a source, each with file, row, column and remedy; empty if nothing does.
+
+    What cannot be read hides what comes after it: a column without numbers is not checked for sense, and sessions are
+    held against each other only where every row is good.
+
+    Raises:
+        ValueError: no such file.
+
+    >>> find_problems("us_daily")
+    []
+    """
+    label = os.fspath(source)
+    path = path_of(label)
+    found: list[str] = []
+    with _collecting(found):
+        for part in _tables(path, label, symbols):
+            with _collecting(found):
+                _check_columns(part, label, found)
+    if not found:
+        with _collecting(found):
+            load(source, symbols)
+    return found
+
+
+@contextlib.contextmanager
+def _collecting(found: list[str]) -> Iterator[None]:
+    """Note what is wrong instead of raising it."""
+    try:
+        yield
+    except DataError as error:
+        found.extend(error.problems)
+    except ValueError as error:
+        found.append(str(error))
+
+
+def _check_columns(part: "pl.DataFrame", label: str, found: list[str]) -> None:
+    """Note what is wrong with the rows of one symbol: entries, order and bars."""
+    from jaxarena.data.reader import numbers  # noqa: PLC0415 - polars is imported when a file is read
+
+    before = len(found)
+    for name in _numeric(part):
+        with _collecting(found):
+            numbers(part, name, label)
+    if len(found) > before:
+        return
+    rows = _rows(part, label)
+    for check in (_check_order, _check_rows):
+        with _collecting(found):
+            check(rows)
 
 
 def path_of(label: str) -> Path:
@@ -115,32 +183,59 @@ def path_of(label: str) -> Path:
     return path
 
 
-def _read_series(path: Path, label: str, symbols: Sequence[str] | None) -> list[_Rows]:
-    """The rows of each chosen symbol."""
-    from jaxarena.data.reader import numbers, read_table  # noqa: PLC0415 - polars is imported when a file is read
+def _read_series(label: str, symbols: Sequence[str] | None, adjust: bool) -> list[_Rows]:
+    """The checked rows of each chosen symbol, adjusted where asked for."""
+    series = [_rows(part, label) for part in _tables(path_of(label), label, symbols)]
+    for rows in series:
+        _check_order(rows)
+        _check_rows(rows)
+    return [_adjusted(rows) for rows in series] if adjust else series
+
+
+def _traded(rows: _Rows) -> dict[str, np.ndarray]:
+    """The columns of a bar, without adj_close."""
+    return {name: rows.columns[name] for name in COLUMNS}
+
+
+def _tables(path: Path, label: str, symbols: Sequence[str] | None) -> "list[pl.DataFrame]":
+    """The rows of each chosen symbol, as the file holds them."""
+    from jaxarena.data.reader import read_table  # noqa: PLC0415 - polars is imported when a file is read
 
     table = read_table(path, label)
     chosen = choose(symbols, table["symbol"].unique(maintain_order=True).to_list(), label)
-    series = []
-    for symbol in chosen:
-        part = table.filter(table["symbol"] == symbol)
-        names = [name for name in (*COLUMNS, "adj_close") if name in part.columns]
-        columns = {name: numbers(part, name, label) for name in names}
-        date = part["date"].to_numpy().astype("datetime64[D]")
-        series.append(_Rows(label, part["row"].to_numpy(), date, part["symbol"].to_numpy(), columns))
-    return series
+    return [table.filter(table["symbol"] == symbol) for symbol in chosen]
+
+
+def _rows(part: "pl.DataFrame", label: str) -> _Rows:
+    """The rows of one symbol as arrays."""
+    from jaxarena.data.reader import numbers  # noqa: PLC0415 - polars is imported when a file is read
+
+    columns = {name: numbers(part, name, label) for name in _numeric(part)}
+    date = part["date"].to_numpy().astype("datetime64[D]")
+    return _Rows(label, part["row"].to_numpy(), date, part["symbol"].to_numpy(), columns)
+
+
+def _numeric(part: "pl.DataFrame") -> list[str]:
+    return [name for name in (*COLUMNS, "adj_close") if name in part.columns]
+
+
+def _check_rows(rows: _Rows) -> None:
+    check_bars(rows.columns, rows.locate)
 
 
 def _check_order(rows: _Rows) -> None:
     """Raise unless the dates of one symbol ascend without repeats."""
-    wrong = np.flatnonzero(np.diff(rows.date) <= np.timedelta64(0, "D"))
-    if not wrong.size:
-        return
-    i = int(wrong[0]) + 1
+    wrong = np.flatnonzero(np.diff(rows.date) <= np.timedelta64(0, "D")) + 1
+    if wrong.size:
+        raise DataError([_misplaced(rows, int(i)) for i in wrong])
+
+
+def _misplaced(rows: _Rows, i: int) -> str:
+    """What is wrong with a date that does not come after the one before."""
     before, place = f"{rows.date[i - 1]} (row {rows.row[i - 1]})", f"{rows.locate(i)}, column 'date'"
     if rows.date[i] == rows.date[i - 1]:
-        raise ValueError(f"{place}: repeats {before}; keep one row per symbol and session (bars are daily)")
-    raise ValueError(f"{place}: comes after {before}; dates must ascend, sort the file by symbol and date")
+        return f"{place}: repeats {before}; keep one row per symbol and session (bars are daily)"
+    return f"{place}: comes after {before}; dates must ascend, sort the file by symbol and date"
 
 
 def _adjusted(rows: _Rows) -> _Rows:

@@ -18,7 +18,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from jaxarena.experiment.metrics import drawdown_of, returns_of
+from jaxarena.experiment.metrics import Estimate, drawdown_of, returns_of
 
 INK = "#1b1c1d"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -259,6 +259,42 @@ def payments_figure(roles: Sequence[str], gains: np.ndarray) -> Figure:
         for j in range(len(roles)):
             text = f"{gains[i, j]:,.0f}" if reach >= 100 else f"{gains[i, j]:.3g}"
             axes.text(j, i, text, ha="center", va="center", fontsize=9, color=INK)
+    return figure
+
+
+def comparison_figure(rows: Sequence[tuple[str, str, str, Estimate]]) -> Figure:
+    """Values with their intervals, a small plot for each metric: roles one below the other, runs in colours.
+
+    Args:
+        rows: metric, role, run and the estimate; one without a value leaves its place empty.
+
+    Returns:
+        the figure.
+    """
+    metrics, roles, runs = (
+        list(dict.fromkeys(names)) for names in zip(*((m, r, n) for m, r, n, _ in rows), strict=True)
+    )
+    columns = min(2, len(metrics))
+    lines = -(-len(metrics) // columns)
+    height = 0.7 + 0.16 * len(roles) * (len(runs) + 1)
+    figure = _blank(_WIDTH, 0.8 + 0.2 * -(-len(runs) // 3) + lines * height)
+    _title(figure, "Comparison, with 95 % intervals")
+    panels = {m: _style(figure.add_subplot(lines, columns, place + 1)) for place, m in enumerate(metrics)}
+    for metric, role, run, estimate in rows:
+        place = runs.index(run)
+        y = roles.index(role) + 0.7 * ((place + 0.5) / len(runs) - 0.5)
+        value, low, high = (np.nan if of is None else of for of in (estimate.value, estimate.low, estimate.high))
+        style = {"color": _colour(place), "linestyle": _dashes(place)}
+        panels[metric].plot([low, high], [y, y], linewidth=1.6, **style)
+        panels[metric].plot([value], [y], marker="o", markersize=4.5, label=run, **style)
+    for place, (metric, axes) in enumerate(panels.items()):
+        axes.set_title(metric.replace("_", " "), loc="left", fontsize=9, color=INK)
+        axes.set_yticks(range(len(roles)), roles if place % columns == 0 else [""] * len(roles))
+        axes.set_ylim(len(roles) - 0.5, -0.5)
+        axes.axvline(0.0, color=INK, linewidth=0.6, alpha=0.5)
+    handles, labels = panels[metrics[0]].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 

@@ -22,7 +22,6 @@ from jaxarena.experiment.run import PROGRAM, RunFolder
 MAX_BYTES = 2_900_000
 
 
-
 def write_report(folder: RunFolder) -> Path:
     """Write `report.html` from the files that the run folder holds.
 
