@@ -92,7 +92,7 @@ def _run_bash(code: str, folder: Path) -> None:
 
 
 def _load_yaml(code: str) -> None:
-    """Load a block that belongs into a configuration; one without roles is laid over a preset."""
+    """Load a block that belongs into a configuration; a part of a market is laid over a preset."""
     import yaml  # noqa: PLC0415 - after the page had its say on the environment
 
     from jaxarena.experiment.config import ExperimentConfig, load_config  # noqa: PLC0415
@@ -101,7 +101,7 @@ def _load_yaml(code: str) -> None:
     data = yaml.safe_load(code)
     if not isinstance(data, dict) or not data.keys() <= known:
         return
-    complete = "preset" in data or "roles" in data.get("market", {})
+    complete = "preset" in data or {"process", "roles"} <= data.get("market", {}).keys()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         file.write(code)
         file.flush()
