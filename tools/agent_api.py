@@ -258,9 +258,15 @@ def _first_line(documented: type) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; a bar inside a cell is written so that it does not end the cell."""
+    """A Markdown table.
+
+    Raises:
+        ValueError: a cell holds a bar, which renderers of Markdown read in different ways.
+    """
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    if bars := [cell for line in lines for cell in line if "|" in cell]:
+        raise ValueError(f"a cell of a table cannot hold '|'; write abs(x) for |x|: {bars[0]}")
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 _INTRODUCTION = """\

@@ -117,7 +117,7 @@ class TradeFraction(_Trades):
     account may still open when it is not long. A short position is bought back by its fraction.
 
     Entries:
-        - `fraction [A]`, share in [-1, 1]: `lots = trunc(fraction * |position|)` when that reduces the position, else
+        - `fraction [A]`, share in [-1, 1]: `lots = trunc(fraction * abs(position))` when that reduces it, else
           `trunc(fraction * (largest leverage * equity - exposure) / A / mid)`
     """
 

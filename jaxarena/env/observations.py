@@ -140,7 +140,7 @@ class Portfolio(Observation):
 
     Features:
         - `cash [1]`, share of equity: `cash / equity`
-        - `leverage [1]`, multiple of equity: `sum over assets of |weight|`
+        - `leverage [1]`, multiple of equity: `sum over assets of abs(weight)`
         - `growth [1]`, log return times 5: `5 * log(equity / initial equity)`
         - `drawdown [1]`, share of the peak times 5: `5 * (1 - equity / peak equity)`
         - `room [1]`, share of the limit: `1 - leverage / largest leverage`, 1 when nothing is invested, 0 at the limit
@@ -172,7 +172,7 @@ class AuctionBook(Observation):
     Features:
         - `return [A]`, multiples of `unit_bps`: `(close / close before - 1) / unit`
         - `half_spread [A]`, multiples of `unit_bps`: `half-spread / price / unit`, a recent average
-        - `imbalance [A]`, share: `(wanted - offered) / (volume + |wanted - offered| + 1)` at the price
+        - `imbalance [A]`, share: `(wanted - offered) / (volume + abs(wanted - offered) + 1)` at the price
         - `volume [A]`, log lots over `log_lots`: `log(1 + lots traded) / log_lots`
         - `bids [A]`, log lots over `log_lots`: `log(1 + unfilled bid lots near the price) / log_lots`
         - `asks [A]`, log lots over `log_lots`: `log(1 + unfilled ask lots near the price) / log_lots`
