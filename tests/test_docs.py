@@ -132,7 +132,7 @@ def site(tmp_path_factory):
     shutil.copytree(DOCS, root / "docs")
     for name in ("mkdocs.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("jaxarena", "bridges"):
+    for name in ("jaxarena", "tools"):
         (root / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
@@ -168,6 +168,7 @@ def test_every_drawing_is_shown(site):
 def test_the_reference_shows_docstrings(site):
     text = (site / "reference" / "env" / "index.html").read_text(encoding="utf-8")
     assert "Only <code>terminated</code> zeroes the bootstrap" in text
+    assert "&gt;&gt;&gt;" in (site / "reference" / "contracts" / "index.html").read_text(encoding="utf-8")  # a doctest
 
 
 def test_every_page_is_in_the_navigation():
