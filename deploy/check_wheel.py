@@ -7,8 +7,7 @@ from pathlib import Path
 #: Patterns of files in the source tree, and what stands before their path in the wheel.
 WANTED = {
     "jaxarena/**/*.py": "",
-    "jaxarena/**/*.css": "",
-    "jaxarena/**/*.js": "",
+    "jaxarena/experiment/report/*.*": "",
     "jaxarena/presets/*.yaml": "",
     "jaxarena/data/*.parquet": "",
     "jaxarena/data/*.md": "",

@@ -2,7 +2,8 @@
 
 Each map names its space and turns valid actions into signed lots. Invalid actions never reach it:
 a value that is not finite, or an integer outside the space, means "do nothing", a number outside the
-box is clipped, and both are counted.
+box is clipped, and both are counted. Each docstring lists the entries of the action with shape, unit and formula; the
+documentation is made from these lists.
 """
 
 from abc import abstractmethod
@@ -90,11 +91,13 @@ class _Trades(ActionMap):
 class TargetWeights(_Trades):
     """One number per asset: the signed share of equity to hold in it, scaled by the leverage limit.
 
-    Space `Box(low, 1)^A`. Weights whose absolute values sum to more than 1 are scaled down to 1;
-    then `target lots = trunc(weight * leverage * equity / mid)`.
+    Weights whose absolute values sum to more than 1 are scaled down to 1; what differs from the position is traded.
+
+    Entries:
+        - `weight [A]`, share of equity in [low, 1]: `target lots = trunc(weight * largest leverage * equity / mid)`
     """
 
-    low: float = static(default=-1.0)
+    low: float = static(default=-1.0)  # 0 for a role that may only be long
 
     def validate(self, where: str) -> None:
         """See `ActionMap.validate`."""
@@ -126,6 +129,10 @@ class TradeFraction(_Trades):
     Buying spends that fraction of what the account may still open, split equally over the assets;
     selling sells that fraction of a long position, or opens a short one of that fraction of what the
     account may still open when it is not long. A short position is bought back by its fraction.
+
+    Entries:
+        - `fraction [A]`, share in [-1, 1]: `lots = trunc(fraction * abs(position))` when that reduces it, else
+          `trunc(fraction * (largest leverage * equity - exposure) / A / mid)`
     """
 
     def space(self, n_assets: int) -> Space:
@@ -144,10 +151,11 @@ class TradeFraction(_Trades):
 class BuyHoldSell(_Trades):
     """One integer per asset out of `2 * levels + 1`: sell all … sell 1/levels, hold, buy 1/levels … buy all.
 
-    Fractions mean what they mean in `TradeFraction`.
+    Entries:
+        - `choice [A]`, integer in 0 .. 2 levels: `fraction = (choice - levels) / levels`, traded as by `trade_fraction`
     """
 
-    levels: int = static(default=2)
+    levels: int = static(default=2)  # fractions on each side
 
     def validate(self, where: str) -> None:
         """See `ActionMap.validate`."""
@@ -173,13 +181,16 @@ class BuyHoldSell(_Trades):
 class TargetExposure(_Trades):
     """One integer: the exposure to hold, spread equally over the assets.
 
-    Choice `i` of `n_levels` means `low + (high - low) * i / (n_levels - 1)` times the basis: equity, or
-    initial equity for a reward that is linear in the position.
+    The basis is equity, or initial equity for a reward that is linear in the position.
+
+    Entries:
+        - `choice [1]`, integer in 0 .. n_levels - 1: `exposure = low + (high - low) * choice / (n_levels - 1)`, then
+          `target lots = trunc(exposure * basis / A / mid)`
     """
 
-    n_levels: int = static(default=3)
-    low: float = -1.0
-    high: float = 1.0
+    n_levels: int = static(default=3)  # choices
+    low: float = -1.0  # exposure of the first choice
+    high: float = 1.0  # exposure of the last choice
     basis: Literal["equity", "initial_equity"] = static(default="equity")
 
     def validate(self, where: str) -> None:
@@ -210,18 +221,23 @@ class TargetExposure(_Trades):
 class LimitQuotes(ActionMap):
     """A market maker's quotes: for every asset and level the distance and size of a bid and of an ask.
 
-    Space `Box(-1, 1)^(4 * levels * A)`, by asset, then level, then bid distance, ask distance, bid size, ask size.
-    A distance `d` means `nearest_bps + (d + 1) / 2 * (farthest_bps - nearest_bps)` away from the reference price of
-    the book; a size `s` means `round((s + 1) / 2 * max_lots)` lots. Prices are rounded away from the reference, and
-    asks stay above all of the agent's own bids.
+    `4 * levels * A` numbers in [-1, 1], by asset, then level, then entry. A distance `d` is measured from the reference
+    price of the book: `bps(d) = nearest_bps + (d + 1) / 2 * (farthest_bps - nearest_bps)`.
+
+    Entries:
+        - `bid_distance [A, levels]`, in [-1, 1]: `limit = floor(reference * (1 - bps(d) / 10_000))` ticks
+        - `ask_distance [A, levels]`, in [-1, 1]: `limit = ceil(reference * (1 + bps(d) / 10_000))` ticks, at least one
+          above all of the agent's own bids
+        - `bid_size [A, levels]`, in [-1, 1]: `lots = round((s + 1) / 2 * max_lots)`, bought
+        - `ask_size [A, levels]`, in [-1, 1]: `lots = round((s + 1) / 2 * max_lots)`, sold
     """
 
     quotes: ClassVar[bool] = True
 
-    levels: int = static(default=1)
+    levels: int = static(default=1)  # bids, and asks, per asset
     nearest_bps: float = -5.0  # negative: beyond the reference
     farthest_bps: float = 25.0
-    max_lots: int = 10
+    max_lots: int = 10  # of one quote
 
     @property
     def n_slots(self) -> int:
@@ -276,17 +292,20 @@ class LimitQuotes(ActionMap):
 class OrderSlots(ActionMap):
     """Orders one by one: for every asset and slot a signed size, a price, and whether to leave what rests there.
 
-    Space `Box(-1, 1)^(3 * slots * A)`, by asset, then slot, then size, price, stay. A size `s` means
-    `trunc(s * max_lots)` lots, buy positive. A price `p` is `p * reach_bps` beyond the reference price of the book in
-    the direction of the trade (above it for a buy, below it for a sell), so positive prices are eager ones. With
-    `stay > 0` the slot is left as it is; otherwise the new order takes the place of the old one, and size 0 cancels.
+    `3 * slots * A` numbers in [-1, 1], by asset, then slot, then entry. Positive prices are eager ones: above the
+    reference price of the book for a buy, below it for a sell.
+
+    Entries:
+        - `size [A, slots]`, in [-1, 1]: `lots = trunc(size * max_lots)`, buy positive; 0 cancels what rests in the slot
+        - `price [A, slots]`, in [-1, 1]: `limit = reference * (1 + sign(lots) * price * reach_bps / 10_000)` ticks
+        - `stay [A, slots]`, in [-1, 1]: above 0 the slot is left as it is, otherwise the new order takes its place
     """
 
     quotes: ClassVar[bool] = True
 
-    slots: int = static(default=2)
-    reach_bps: float = 30.0
-    max_lots: int = 10
+    slots: int = static(default=2)  # orders per asset
+    reach_bps: float = 30.0  # farthest limit from the reference
+    max_lots: int = 10  # of one order
 
     @property
     def n_slots(self) -> int:

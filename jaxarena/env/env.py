@@ -144,8 +144,14 @@ class MarketEnv:
         """`step_env`, and a new episode when the old one is over. Only `terminated` zeroes the bootstrap.
 
         Returns:
-            As `step_env`; `obs` is the first of the new episode where `info["reset"]`, and
-            `info["final_observation"]` is what was seen before the reset.
+            As `step_env`; `obs` is the first of the new episode where `info["reset"]`.
+
+        Keys of `info` besides those of `settlement.report`; what is by role is a dictionary of the learned roles:
+            - `acted [N_role]`, bool by role: the agent was alive when the step began; only then is the row real
+            - `reset []`, bool: the episode is over
+            - `episode.return [N_role]`, float32 by role: sum of the rewards since the start of the episode
+            - `episode.length []`, int32 steps: since the start of the episode
+            - `final_observation [N_role, D_role]`, float32 by role: what was seen before the reset, to bootstrap from
         """
         obs, state, reward, terminated, truncated, info = self.step_env(fold_in(key, 0), state, action, params)
         fresh_obs, fresh = self.reset(fold_in(key, 1), params)

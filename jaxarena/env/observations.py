@@ -1,8 +1,9 @@
 """Observation blocks: named slices of what an agent sees, in comparable units.
 
 A block either describes the market, once for everybody, or the agent's own account. Values are
-clipped to `[-LIMIT, LIMIT]` and never NaN. Belongs here: features of bar t. Nothing here may read a
-later bar: the views do not hold one.
+clipped to `[-LIMIT, LIMIT]` and never NaN. Each docstring lists the block's features with shape, unit and formula; the
+documentation is made from these lists. Belongs here: features of bar t. Nothing here may read a later bar: the views do
+not hold one.
 """
 
 from abc import abstractmethod
@@ -42,13 +43,19 @@ class Observation(Component, family="observation"):
 
 
 class BarReturns(Observation):
-    """The last `length` bars of each asset as returns.
+    """The last `length` bars of each asset, as returns on the close before each of them.
 
-    For every bar: open, high, low and close over the close before it, minus 1, times `scale`; and volume
-    over the mean volume of the window, minus 1. `D = length * 5 * A`, oldest bar first.
+    `D = 5 * length * A`: by bar, oldest first, then feature, then asset.
+
+    Features:
+        - `open [length, A]`, return times `scale`: `scale * (open / close before the bar - 1)`
+        - `high [length, A]`, return times `scale`: `scale * (high / close before the bar - 1)`
+        - `low [length, A]`, return times `scale`: `scale * (low / close before the bar - 1)`
+        - `close [length, A]`, return times `scale`: `scale * (close / close before the bar - 1)`
+        - `volume [length, A]`, share of a mean: `volume / mean volume of the length bars - 1`
     """
 
-    length: int = static(default=8)
+    length: int = static(default=8)  # bars
     scale: float = 30.0  # a move of 3 % becomes about 1
 
     @property
@@ -72,7 +79,13 @@ class BarReturns(Observation):
 
 
 class Indicators(Observation):
-    """The scale-free features of all indicators of the market. `D = outputs * A`."""
+    """The scale-free features of all indicators of the market.
+
+    `D = F * A` with `F` the outputs of all indicators together: by indicator as configured, output, asset.
+
+    Features:
+        - `features [F, A]`, none, in [-3, 3]: `Indicator.features`, as each indicator says; 0 while it warms up
+    """
 
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[sum of outputs * A]`."""
@@ -80,9 +93,14 @@ class Indicators(Observation):
 
 
 class MarketFlow(Observation):
-    """Recent net flow of all agents over the market's depth, times `scale`. `D = A`."""
+    """Recent net flow of all agents over the market's depth. `D = A`.
 
-    scale: float = 20.0
+    Features:
+        - `flow [A]`, share of depth times `scale`: `scale * f`, where every step makes `f` into
+          `flow_memory * f + (lots bought - lots sold by all agents) / depth`
+    """
+
+    scale: float = 20.0  # a flow of 5 % of the depth becomes 1
 
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[A]`."""
@@ -90,7 +108,11 @@ class MarketFlow(Observation):
 
 
 class Signal(Observation):
-    """What the process announces about the next return. `D = A`."""
+    """What the process announces about the next return. `D = A`.
+
+    Features:
+        - `signal [A]`, as the process defines it: `Process.signal`; of `planted_signal` the direction, -1 or +1
+    """
 
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[A]`."""
@@ -102,7 +124,11 @@ class Signal(Observation):
 
 
 class TimeLeft(Observation):
-    """The share of the episode still ahead; only for a terminal horizon. `D = 1`."""
+    """The share of the episode still ahead; only for a terminal horizon. `D = 1`.
+
+    Features:
+        - `time_left [1]`, share of the episode: `1 - t / episode_length`
+    """
 
     def observe(self, market: MarketView, account: AccountView) -> jax.Array:
         """`[1]`."""
@@ -110,11 +136,16 @@ class TimeLeft(Observation):
 
 
 class Portfolio(Observation):
-    """The agent's own account. `D = 5 + 2 A`.
+    """The agent's own account. `D = 5 + 2 * A`.
 
-    Cash over equity, leverage (gross exposure over equity), log of equity over its start times 5, drawdown
-    times 5, room (1 when nothing is invested, 0 at the leverage limit), then per asset the weight and the
-    unrealised profit over the value at entry, times 5.
+    Features:
+        - `cash [1]`, share of equity: `cash / equity`
+        - `leverage [1]`, multiple of equity: `sum over assets of abs(weight)`
+        - `growth [1]`, log return times 5: `5 * log(equity / initial equity)`
+        - `drawdown [1]`, share of the peak times 5: `5 * (1 - equity / peak equity)`
+        - `room [1]`, share of the limit: `1 - leverage / largest leverage`, 1 when nothing is invested, 0 at the limit
+        - `weight [A]`, share of equity: `lots * mid / equity`
+        - `profit [A]`, return times 5: `5 * sign(lots) * (mid / average entry price - 1)`, unrealised
     """
 
     shared: ClassVar[bool] = False
@@ -136,15 +167,21 @@ class Portfolio(Observation):
 
 
 class AuctionBook(Observation):
-    """What the last auction told. `D = 7 A`, by feature, then asset.
+    """What the last auction told. `D = 7 * A`: by feature, then asset.
 
-    The last return and the half-spread, in units of `unit_bps`; imbalance over the lots wanted or offered; the
-    logarithms (of one plus lots, over `log_lots`) of volume and of unfilled bids and asks near the price; and how far
-    the middle of the best unfilled quotes lies from the price, in units of `unit_bps`, 0 where a side has none.
+    Features:
+        - `return [A]`, multiples of `unit_bps`: `(close / close before - 1) / unit`
+        - `half_spread [A]`, multiples of `unit_bps`: `half-spread / price / unit`, a recent average
+        - `imbalance [A]`, share: `(wanted - offered) / (volume + abs(wanted - offered) + 1)` at the price
+        - `volume [A]`, log lots over `log_lots`: `log(1 + lots traded) / log_lots`
+        - `bids [A]`, log lots over `log_lots`: `log(1 + unfilled bid lots near the price) / log_lots`
+        - `asks [A]`, log lots over `log_lots`: `log(1 + unfilled ask lots near the price) / log_lots`
+        - `middle [A]`, multiples of `unit_bps`: `((best bid + best ask) / 2 / price - 1) / unit` of unfilled orders, 0
+          where a side has none
     """
 
-    unit_bps: float = 10.0
-    log_lots: float = 5.0
+    unit_bps: float = 10.0  # `unit` is this many hundredths of a percent
+    log_lots: float = 5.0  # about the log of the lots that a busy auction trades
 
     @property
     def lookback(self) -> int:
@@ -178,11 +215,15 @@ class AuctionBook(Observation):
 
 
 class PrivateSignal(Observation):
-    """How far the agent's private signal of the value lies above the price, in units of `unit_bps`. `D = A`."""
+    """How far the agent's private signal of the value lies above the price. `D = A`.
+
+    Features:
+        - `gap [A]`, multiples of `unit_bps`: `(signal / price - 1) / unit`
+    """
 
     shared: ClassVar[bool] = False
 
-    unit_bps: float = 30.0
+    unit_bps: float = 30.0  # `unit` is this many hundredths of a percent
 
     def validate(self, where: str) -> None:
         """See `Observation.validate`."""
@@ -197,7 +238,12 @@ class PrivateSignal(Observation):
 
 
 class Inventory(Observation):
-    """The agent's position over the largest one it may hold, and cash over equity minus 1. `D = A + 1`."""
+    """The agent's position, against the largest one that it may hold. `D = A + 1`.
+
+    Features:
+        - `position [A]`, share of the limit: `lots / max_position_lots`
+        - `cash [1]`, share of equity: `cash / equity - 1`
+    """
 
     shared: ClassVar[bool] = False
 
@@ -208,17 +254,19 @@ class Inventory(Observation):
 
 
 class OwnOrders(Observation):
-    """The agent's own order slots: filled in the last auction, resting, and how far from the price. `D = 4 A K`.
+    """The agent's own order slots, after the last auction. `D = 4 * A * K`: by feature, then asset, then slot.
 
-    By feature, then asset, then slot: lots filled over `lots`, lots resting over `lots`, distance of the resting
-    limit from the price in units of `unit_bps`, and auctions that it has rested for, over ten: its place in the queue
-    where time has priority.
+    Features:
+        - `filled [A, K]`, multiples of `lots`: `signed lots filled in the last auction / lots`
+        - `resting [A, K]`, multiples of `lots`: `signed lots still in the book / lots`
+        - `distance [A, K]`, multiples of `unit_bps`: `(resting limit / price - 1) / unit`, 0 for an empty slot
+        - `age [A, K]`, ten auctions: `auctions rested / 10`, the place in the queue where time has priority
     """
 
     shared: ClassVar[bool] = False
 
-    lots: float = 10.0
-    unit_bps: float = 10.0
+    lots: float = 10.0  # lots that count as 1
+    unit_bps: float = 10.0  # `unit` is this many hundredths of a percent
 
     def validate(self, where: str) -> None:
         """See `Observation.validate`."""

@@ -18,17 +18,15 @@ from jaxarena.market.views import EQUITY_FLOOR
 class Transition(Record):
     """What happened to `n` accounts between two bars, in float32 quanta unless said otherwise."""
 
-    equity_before: jax.Array  # [n] marked
-    equity: jax.Array  # [n] marked
-    initial_equity: jax.Array  # [n]
-    drawdown_before: jax.Array  # [n] share
-    drawdown: jax.Array  # [n] share
+    equity_before: jax.Array  # [n] marked before the step
+    equity: jax.Array  # [n] marked after it
+    initial_equity: jax.Array  # [n] at the start of the episode
+    drawdown_before: jax.Array  # [n] share of the peak, before the step
+    drawdown: jax.Array  # [n] share of the peak, after it
     variance: jax.Array  # [n] exponentially weighted variance of log returns per step
     weights: jax.Array  # [n, A] share of equity
     inventory: jax.Array  # [n, A] position over the largest one allowed
-    captured: (
-        jax.Array
-    )  # [n] what the fills gained against the price after them, or the hidden value where there is one
+    captured: jax.Array  # [n] what the fills gained against the price after them, or the hidden value
     cost: jax.Array  # [n] fees, spread and impact paid
     value_gain: jax.Array | None = None  # [n] gain with holdings at the hidden value, where there is one
 

@@ -193,10 +193,19 @@ def accumulate(
 
 
 def report(state: MarketState, decision: Decision, cleared: Cleared) -> dict[str, Any]:
-    """What a step tells besides observations and rewards, over all `N` agents.
+    """What a step tells besides observations and rewards, over all `N` agents, scripted ones included.
 
-    Equities are float32 quanta: `equity` is marked net of the cost of closing alone; counts are int32. `taker_flow`,
-    `[A]` int32 lots, is what all agents bought minus sold of what took liquidity.
+    Keys:
+        - `equity [N]`, float32 quanta: marked net of the cost of closing alone
+        - `equity_mid [N]`, float32 quanta: marked at the mid, as margin is
+        - `lots [N, A]`, int32 lots: bought minus sold in this step
+        - `taker_flow [A]`, int32 lots: what all agents bought minus sold of what took liquidity
+        - `traded [N]`, float32 quanta: value that changed hands
+        - `actions_clipped [N]`, int32 count: entries of the action that were masked or clipped
+        - `orders_trimmed [N]`, int32 count: orders cut to what the account can carry
+        - `orders_rejected [N]`, int32 count: orders that the mechanism does not take
+        - `self_matched [N]`, int32 count: orders cancelled because they crossed another one of the same agent
+        - `liquidated [N]`, bool: a margin call put its orders in the place of the agent's own
     """
     return {
         "equity": state.accounts.equity,
