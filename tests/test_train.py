@@ -146,7 +146,9 @@ def test_help_teaches_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out.count("python -m jaxarena.") >= 3
+    text = capsys.readouterr().out
+    assert text.count(f"  jaxarena {command.__name__.rpartition('.')[2]} ") >= 2
+    assert "exit codes:" in text
 
 
 def test_a_used_folder_is_left_alone(finished, tiny_file, capsys):

@@ -232,6 +232,7 @@ def test_records_arrive_while_the_run_goes_on_and_results_at_its_end(tracked, wr
     assert names == [
         "checkpoints/step_000000000128.npz",
         "config.yaml",
+        "manifest.json",
         "meta.json",
         "metrics.jsonl",
         "plots/equity.png",

@@ -63,7 +63,9 @@ def test_a_whole_run_of_the_command_line_arrives(config_file, server, tmp_path, 
     sharpe = json.loads(folder.summary.read_text())["eval"]["roles"]["bold"]["sharpe"]["value"]
     assert run.data.metrics["eval/roles/bold/sharpe"] == sharpe
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert kept == {"config.yaml", "meta.json", "metrics.jsonl", "summary.json", "report.html", "plots", "checkpoints"}
+    left = {path.name for path in folder.path.iterdir()} - {"tracking"}
+    assert kept == left
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "report.html", "plots", "checkpoints", "policy.npz"} <= kept
     (state,) = client.list_artifacts(run.info.run_id, "checkpoints")
     assert state.path == f"checkpoints/step_{records[-1]['step']:012d}.npz"
     copy = client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
