@@ -307,6 +307,15 @@ def test_killed_and_resumed_is_bit_for_bit_a_run_that_never_stopped(chunks, tiny
     assert_same_run(cut, whole)
 
 
+def test_more_seeds_than_cores_can_be_started():
+    """In a process of its own: weights drawn by batched QR decompositions once blocked each other for ever."""
+    program = (
+        "from jaxarena.experiment.config import load_config; from jaxarena.experiment.training import Trainer; "
+        "from jaxarena.train import find_config; Trainer(load_config(find_config('smoke'), ['seeds=4'])).init()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_several_seeds_train_together(tiny_file, tmp_path):
     folder = RunFolder(tmp_path / "run")

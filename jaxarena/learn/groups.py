@@ -53,8 +53,12 @@ class Group:
 
     def init(self, key: jax.Array) -> PolicyState:
         """Fresh parameters. key: consumed."""
-        params = self.network.init(key, jnp.zeros((self.obs_size, 1), jnp.float32))["params"]
-        return PolicyState(params=params, obs_stats=normalize.init_moments((self.obs_size,)))
+
+        @jax.custom_batching.sequential_vmap  # batched QR decompositions can block each other for ever on the CPU
+        def draw(key: jax.Array) -> Any:
+            return self.network.init(key, jnp.zeros((self.obs_size, 1), jnp.float32))["params"]
+
+        return PolicyState(params=draw(key), obs_stats=normalize.init_moments((self.obs_size,)))
 
     @property
     def template(self) -> PolicyState:
