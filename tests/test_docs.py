@@ -18,8 +18,8 @@ from jaxarena.core.component import families
 from jaxarena.core.spaces import Discrete, MultiDiscrete
 from jaxarena.experiment.config import load_config
 from jaxarena.experiment.markets import build_market
-from tools import agent_api
-from tools.run_page import blocks
+from tests.docs import agent_api
+from tests.docs.run_page import blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -49,7 +49,7 @@ def has_code(page):
 def test_the_code_of_a_page_runs(page):
     """In an interpreter of its own, so that a page may set what must be set before JAX is imported."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tools.run_page", str(DOCS / page)],
+        [sys.executable, "-W", "error", "-m", "tests.docs.run_page", str(DOCS / page)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
         capture_output=True,
@@ -103,7 +103,7 @@ def test_the_runner_reads_titles_reasons_and_indented_blocks():
 def test_a_wrong_page_fails(tmp_path, text, message):
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "tools.run_page", str(page)]
+    command = [sys.executable, "-m", "tests.docs.run_page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert message in done.stderr
@@ -132,7 +132,7 @@ def site(tmp_path_factory):
     shutil.copytree(DOCS, root / "docs")
     for name in ("mkdocs.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("jaxarena", "tools"):
+    for name in ("jaxarena", "tests"):
         (root / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
@@ -185,7 +185,7 @@ def test_every_page_is_in_the_navigation():
 @pytest.mark.parametrize("name", agent_api.PAGES)
 def test_generated_pages_are_those_of_the_code(name):
     expected = agent_api.PAGES[name]() + "\n"
-    assert (DOCS / name).read_text(encoding="utf-8") == expected, "run: python -m tools.agent_api"
+    assert (DOCS / name).read_text(encoding="utf-8") == expected, "run: python -m tests.docs.agent_api"
 
 
 def test_every_part_is_described():

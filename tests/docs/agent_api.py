@@ -1,4 +1,4 @@
-"""Write the pages that tell what agents see, do and earn, and what parts there are: `python -m tools.agent_api`.
+"""Write the pages that tell what agents see, do and earn, and what parts there are: `python -m tests.docs.agent_api`.
 
 Everything comes from the code: names from the registry, formulas from docstrings, fields and defaults from
 annotations, shapes and spaces from markets. `tests/test_docs.py` compares the result with the committed pages, so they
@@ -28,8 +28,8 @@ from jaxarena.env.settlement import report
 from jaxarena.env.state import MarketParams
 from jaxarena.experiment.config import preset_ids
 
-DOCS = Path(__file__).parents[1] / "docs"
-GENERATED = "<!-- Written by `python -m tools.agent_api` from the code; change the docstrings, not this page. -->"
+DOCS = Path(__file__).parents[2] / "docs"
+GENERATED = "<!-- Written by `python -m tests.docs.agent_api` from the code; change the docstrings, not this page. -->"
 
 #: Heading of each family on the page of parts, in this order.
 PARTS = {
@@ -39,6 +39,7 @@ PARTS = {
     "cost": "Fees",
     "indicator": "Indicators",
     "strategy": "Scripted strategies",
+    "tracker": "Tracking",
 }
 
 

@@ -1,4 +1,4 @@
-"""Run the code blocks of a documentation page, as a reader would: `python -m tools.run_page docs/tour.md`.
+"""Run the code blocks of a documentation page, as a reader would: `python -m tests.docs.run_page docs/tour.md`.
 
 In the order of the page, in one empty working folder:
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 _BLOCK = re.compile(
     r"^(?P<before>[^\n]*)\n(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
@@ -93,9 +93,9 @@ def _run_bash(code: str, folder: Path) -> None:
 
 def _load_yaml(code: str) -> None:
     """Load a block that belongs into a configuration; a part of a market is laid over a preset."""
-    import yaml  # noqa: PLC0415 - after the page had its say on the environment
+    import yaml
 
-    from jaxarena.experiment.config import ExperimentConfig, load_config  # noqa: PLC0415
+    from jaxarena.experiment.config import ExperimentConfig, load_config
 
     known = {field.name for field in dataclasses.fields(ExperimentConfig)} | {"preset"}
     data = yaml.safe_load(code)
