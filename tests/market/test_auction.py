@@ -12,7 +12,8 @@ from hypothesis import strategies
 
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.money import Money, int_quanta
-from jaxarena.market.auction import _proportion, _shuffled, clear, largest_order
+from jaxarena.market.auction import clear, largest_order
+from jaxarena.market.auction.clearing import _proportion, shuffled
 from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 from tests.reference import auction as oracle
 
@@ -475,7 +476,7 @@ def test_proportions_are_exact_where_float64_rounds_to_the_wrong_side():
 def test_shuffled_numbers_differ_and_favour_nobody(shape):
     size, draws = int(np.prod(shape)), 8_192
     keys = jax.random.split(jax.random.key(5), draws)
-    numbers = np.asarray(jax.jit(jax.vmap(lambda key: _shuffled(key, shape)))(keys)).reshape(draws, size)
+    numbers = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, shape)))(keys)).reshape(draws, size)
     assert (np.diff(np.sort(numbers, axis=1), axis=1) > 0).all(), "two numbers are equal"
     assert numbers.min() >= 0
     assert numbers.max() < max(2 ** (size - 1).bit_length(), 2)

@@ -18,7 +18,8 @@ from jaxarena.env.roles import Role
 from jaxarena.env.state import MarketParams
 from jaxarena.env.wrappers import Markets
 from jaxarena.experiment.quality import allocative_efficiency
-from jaxarena.market.auction import CallAuction, _shuffled
+from jaxarena.market.auction import CallAuction
+from jaxarena.market.auction.clearing import shuffled
 from jaxarena.market.costs import Financing, MakerTakerFees, ProportionalFees
 from jaxarena.market.margin import RiskLimits
 from jaxarena.market.processes import Gbm
@@ -122,7 +123,7 @@ def test_the_reference_follows_quotes_where_nothing_trades():
 
 
 def test_priorities_are_a_permutation_and_fair():
-    draws = np.asarray(jax.vmap(lambda key: _shuffled(key, (24,)))(jax.random.split(jax.random.key(0), 4000)))
+    draws = np.asarray(jax.vmap(lambda key: shuffled(key, (24,)))(jax.random.split(jax.random.key(0), 4000)))
     assert all(len(set(row)) == 24 for row in draws[:200])
     assert abs((draws[:, 3] < draws[:, 17]).mean() - 0.5) < 0.05
 
