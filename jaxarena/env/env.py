@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_shape
-from jaxarena.core.draws import fold_in, normals, uniforms
+from jaxarena.core.draws import fold_in
 from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.spaces import Box, Space
@@ -23,7 +23,6 @@ from jaxarena.env.roles import Role
 from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState, Private
 from jaxarena.market import ledger as ledgers
 from jaxarena.market import margin
-from jaxarena.market.costs import BPS
 from jaxarena.market.indicators import Window, update_all
 from jaxarena.market.processes import Process
 from jaxarena.market.views import AccountView, MarketView
@@ -408,19 +407,14 @@ class MarketEnv:
             accounts=accounts,
             statistics=EpisodeStatistics(reward=nothing, cost=nothing, traded=nothing),
             private=Private(
-                traits=tuple(_traits(fold_in(key, i), role) for i, role in enumerate(params.roles)),
+                traits=tuple(role.draw_traits(fold_in(key, i)) for i, role in enumerate(params.roles)),
                 signals=self.signals(fold_in(key, n), bar.close, params),
             ),
         )
 
     def signals(self, key: jax.Array, value_ticks: jax.Array, params: MarketParams) -> tuple[jax.Array | None, ...]:
         """What the agents of each role believe the asset is worth now. key: consumed."""
-        return tuple(
-            None
-            if role.signal_noise_bps is None
-            else _signal(fold_in(key, index), role.signal_noise_bps, role.count, value_ticks)
-            for index, role in enumerate(params.roles)
-        )
+        return tuple(role.draw_signal(fold_in(key, i), value_ticks) for i, role in enumerate(params.roles))
 
     def private_values(self, state: MarketState, params: MarketParams) -> jax.Array:
         """What a lot is worth to each agent on top of its value, as a share of it, `[N]` float32."""
@@ -470,15 +464,6 @@ def _rows(tree: Any, rows: slice) -> Any:
 def _where_agents(chosen: jax.Array, if_true: Orders, if_false: Orders) -> Orders:
     """Orders of some agents from one place and of the others from another; `chosen` is `[N]`."""
     return jax.tree.map(lambda a, b: jnp.where(chosen[:, None, None], a, b), if_true, if_false)
-
-
-def _traits(key: jax.Array, role: Role) -> jax.Array | None:
-    return uniforms(key, (role.count, role.n_traits)) if role.n_traits else None
-
-
-def _signal(key: jax.Array, noise_bps: float | jax.Array, count: int, value_ticks: jax.Array) -> jax.Array:
-    noise = normals(uniforms(key, (count, value_ticks.size))) * (noise_bps * jnp.float32(BPS))
-    return value_ticks * (1.0 + noise)
 
 
 def _indicate(params: MarketParams, carries: tuple[Any, ...], window: Window) -> tuple[Any, tuple[jax.Array, ...]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxarena.agents import Learned, Strategy
 from jaxarena.core.checks import expect_range
-from jaxarena.core.draws import normals
+from jaxarena.core.draws import normals, uniforms
 from jaxarena.core.tree import Record, static
 from jaxarena.env.actions import ActionMap, TargetWeights
 from jaxarena.env.observations import BarReturns, Indicators, MarketFlow, Observation, Portfolio
@@ -45,6 +45,17 @@ class Role(Record):
     def n_traits(self) -> int:
         """Uniform numbers drawn for each agent at reset: the strategy's own, then one for the private value."""
         return self.strategy.n_traits + (self.private_value_bps is not None)
+
+    def draw_traits(self, key: jax.Array) -> jax.Array | None:
+        """Those numbers, `[n, P]` float32 uniform in (0, 1); None for a role without. key: consumed."""
+        return uniforms(key, (self.count, self.n_traits)) if self.n_traits else None
+
+    def draw_signal(self, key: jax.Array, value_ticks: jax.Array) -> jax.Array | None:
+        """What each agent believes an asset worth `value_ticks [A]` is worth, `[n, A]`; None without. key: consumed."""
+        if self.signal_noise_bps is None:
+            return None
+        noise = normals(uniforms(key, (self.count, value_ticks.size))) * (self.signal_noise_bps * jnp.float32(BPS))
+        return value_ticks * (1.0 + noise)
 
     def private_value(self, traits: jax.Array | None) -> jax.Array | None:
         """What a lot is worth to each agent on top of its value, as a share of it, `[n]` float32; None without."""
