@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.money import Money
 from jaxarena.core.reduce import fold, total
-from jaxarena.core.types import Bar, Orders, Quote
+from jaxarena.core.types import Bar, Fills, Orders, Quote
 from jaxarena.env.rewards import Transition
 from jaxarena.env.state import Accounts, Cleared, Decision, EpisodeStatistics, MarketParams, MarketState
 from jaxarena.market import ledger as ledgers
@@ -30,6 +30,18 @@ def endow(params: MarketParams) -> Ledger:
     return ledgers.open_accounts(Money.of_float(cash, params.quanta_per_unit), jnp.concatenate(lots))
 
 
+def fees_of(fills: Fills, params: MarketParams) -> Money:
+    """What each agent owes the exchange for its fills of each asset, `[N, A]`."""
+    traded = fills.bought + fills.sold
+    return params.costs.fee(fills.cash.abs(), traded, fills.maker_lots, params.quanta_per_unit)
+
+
+def penalties_of(fills: Fills, called: jax.Array, limits: RiskLimits) -> Money:
+    """What agents under a margin call owe on top of the fees, `[N]`."""
+    rate = jnp.asarray(limits.liquidation_penalty_bps) * jnp.float32(BPS)
+    return fills.cash.abs().sum(1).scale_up(rate).masked(called)
+
+
 def book(
     ledger: Ledger,
     called: jax.Array,
@@ -46,13 +58,9 @@ def book(
     """
     fills = cleared.fills
     lots = fills.bought - fills.sold
-    notional = fills.cash.abs()
     ledger = ledgers.settle_trades(ledger, fills)
 
-    traded = fills.bought + fills.sold
-    fees = params.costs.fee(notional, traded, fills.maker_lots, params.quanta_per_unit).sum(1)
-    penalty_rate = jnp.asarray(limits.liquidation_penalty_bps) * jnp.float32(BPS)
-    penalties = notional.sum(1).scale_up(penalty_rate).masked(called)
+    fees, penalties = fees_of(fills, params).sum(1), penalties_of(fills, called, limits)
     ledger = ledgers.pay(ledger, fees + penalties, to="exchange")
 
     price = params.mechanism.settlement_ticks(cleared.mechanism, quote)
@@ -175,8 +183,7 @@ def closed_out(key: jax.Array, state: MarketState, params: MarketParams) -> jax.
     bar = Bar(open=close, high=close, low=close, close=close, volume=jnp.zeros(close.shape, jnp.float32))
     quote = Quote(previous_close=close, bar=bar, depth_lots=liquidity.depth_lots, volatility=liquidity.volatility)
     _, fills, _ = params.mechanism.clear(key, state.mechanism, Orders.market(-agents.lots), quote, params.tick_value)
-    traded = fills.bought + fills.sold
-    fees = params.costs.fee(fills.cash.abs(), traded, fills.maker_lots, params.quanta_per_unit).sum(1)
+    fees = fees_of(fills, params).sum(1)
     return (agents.cash + fills.cash.sum(1) - fees).to_float()
 
 

@@ -22,10 +22,10 @@ from jaxarena.core.reduce import total
 from jaxarena.env.env import MarketEnv, Transitioned
 from jaxarena.env.rewards import Transition
 from jaxarena.env.roles import Role
+from jaxarena.env.settlement import fees_of, penalties_of
 from jaxarena.env.state import Cleared, Decision, MarketParams, MarketState
 from jaxarena.experiment.files import plain, write_text
 from jaxarena.learn.rollout import Transition as Step
-from jaxarena.market.costs import BPS
 
 #: What a replay may take of a page, and whom it shows; longer episodes and larger crowds are shown in part.
 MAX_REPLAY_BYTES = 700_000
@@ -56,9 +56,8 @@ class RecordingEnv(MarketEnv):
             before, state, decision, cleared, transition, params
         )
         fills, held = cleared.fills, state.ledger.agents
-        notional, lots = fills.cash.abs(), fills.bought - fills.sold
+        lots = fills.bought - fills.sold
         positions = before.ledger.agents.lots + lots
-        rate = jnp.asarray(self._limits(params).liquidation_penalty_bps) * jnp.float32(BPS)
         recording = {
             "alive": before.accounts.alive,
             "called": decision.called,
@@ -68,8 +67,8 @@ class RecordingEnv(MarketEnv):
             "positions": positions,
             "held": held.lots,
             "trades": fills.cash,
-            "fees": params.costs.fee(notional, fills.bought + fills.sold, fills.maker_lots, params.quanta_per_unit),
-            "penalties": notional.sum(1).scale_up(rate).masked(decision.called),
+            "fees": fees_of(fills, params),
+            "penalties": penalties_of(fills, decision.called, self._limits(params)),
             "redeemed": Money.of_lots(state.close, positions - held.lots, params.tick_value).sum(1),
             "cash": held.cash,
             "houses": {house: getattr(state.ledger, house).cash for house in HOUSES},
