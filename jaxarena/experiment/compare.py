@@ -29,7 +29,7 @@ from jaxarena.core.schema import nearest
 from jaxarena.data.splits import SPLITS
 from jaxarena.experiment.files import read_json
 from jaxarena.experiment.metrics import Estimate
-from jaxarena.experiment.run import RunFolder
+from jaxarena.experiment.run import find_run
 from jaxarena.experiment.yaml_text import read_yaml
 
 _CONFIDENCE = 0.95
@@ -146,11 +146,8 @@ def read_result(path: Path, split: str) -> Run:
     Raises:
         ValueError: no run there, or it was not evaluated on that split.
     """
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise ValueError(f"{path}: no run there; give folders that runs printed at their start")
-    summary = read_json(folder.summary) if folder.summary.is_file() else {}
-    evaluations = {result["split"]: result for part, result in summary.items() if part.startswith("eval")}
+    folder = find_run(path)
+    evaluations = {result["split"]: result for result in folder.read_evaluations().values()}
     if split not in evaluations:
         done = f"evaluated on {', '.join(evaluations)}" if evaluations else "not evaluated yet"
         raise ValueError(f"{path}: {done}; run: jaxarena evaluate {path} --split {split}")

@@ -81,8 +81,7 @@ def _read(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     program = read_json(folder.meta).get("program", PROGRAM)
     if program != PROGRAM:
         raise ValueError(f"{folder.path}: made by {program}, whose checkpoints only that program can play again")
-    summary = read_json(folder.summary) if folder.summary.is_file() else {}
-    recorded = {part: numbers for part, numbers in summary.items() if part.startswith("eval")}
+    recorded = folder.read_evaluations()
     if not recorded:
         raise ValueError(
             f"{folder.path}: the run is not finished, it has no evaluation; go on with: "

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxarena.data.sources import load
 from jaxarena.experiment.auctions import Auctions
+from jaxarena.experiment.checkpoint import Checkpoints
 from jaxarena.experiment.evaluate import Evaluation
 from jaxarena.experiment.files import plain, read_json, write_json
 from jaxarena.experiment.manifest import file_hash, numbers_hash
@@ -34,7 +35,7 @@ MAIN_SPLIT = "test"
 
 def write_train_summary(folder: RunFolder, train: dict[str, Any]) -> None:
     """Put the `train` part into `summary.json`, so that it is there even if the evaluation fails."""
-    write_json(folder.summary, _summary(folder) | {"train": train})
+    write_json(folder.summary, folder.read_summary() | {"train": train})
 
 
 def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
@@ -45,7 +46,7 @@ def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
     suffix = part.removeprefix("eval")
     draw(folder, evaluation, suffix)
     write_recording(evaluation.recording, folder.recording(suffix), folder.trades(suffix))
-    write_json(folder.summary, _summary(folder) | {part: numbers})
+    write_json(folder.summary, folder.read_summary() | {part: numbers})
     _write_manifest(folder, part, numbers)
     write_report(folder)
 
@@ -73,7 +74,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
 
 def is_finished(folder: RunFolder) -> bool:
     """Whether the run was trained, evaluated and reported."""
-    return folder.report.is_file() and {"train", "eval"} <= _summary(folder).keys()
+    return folder.report.is_file() and {"train", "eval"} <= folder.read_summary().keys()
 
 
 def draw(folder: RunFolder, evaluation: Evaluation, suffix: str = "") -> None:
@@ -161,12 +162,9 @@ def _note(evaluation: Evaluation) -> str:
 def _write_manifest(folder: RunFolder, part: str, numbers: dict[str, Any]) -> None:
     """Add the hashes of the files that the numbers came from, and of the numbers."""
     manifest = read_json(folder.manifest) if folder.manifest.is_file() else {}
-    checkpoints = sorted(folder.checkpoints.glob("*.npz"))[-1:]
-    paths = [path for path in (folder.config, *checkpoints, folder.policy) if path.is_file()]
+    checkpoints = Checkpoints(folder.checkpoints)
+    last = [checkpoints.path(step) for step in checkpoints.steps()[-1:]]
+    paths = [path for path in (folder.config, *last, folder.policy) if path.is_file()]
     manifest["files"] = {path.relative_to(folder.path).as_posix(): file_hash(path) for path in paths}
     manifest["evaluations"] = manifest.get("evaluations", {}) | {part: numbers_hash(numbers)}
     write_json(folder.manifest, manifest)
-
-
-def _summary(folder: RunFolder) -> dict[str, Any]:
-    return dict(read_json(folder.summary)) if folder.summary.is_file() else {}

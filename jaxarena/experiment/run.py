@@ -64,6 +64,22 @@ class RunFolder:
         """Of the same market."""
         return self.path / f"trades{suffix}.csv"
 
+    def read_summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; nothing for a run that has not come that far.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return dict(read_json(self.summary)) if self.summary.is_file() else {}
+
+    def read_evaluations(self) -> dict[str, Any]:
+        """The parts of `summary.json` that are evaluations: `eval`, and `eval_<split>` of further splits.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return {part: numbers for part, numbers in self.read_summary().items() if part.startswith("eval")}
+
 
 def create_run(
     config: ExperimentConfig,
@@ -104,17 +120,27 @@ def create_run(
     return RunFolder(path)
 
 
-def read_run(path: Path) -> tuple[RunFolder, ExperimentConfig]:
-    """The folder and configuration of an existing run.
+def find_run(path: Path) -> RunFolder:
+    """The folder of an existing run.
 
     Raises:
-        ValueError: no run folder there, or its configuration is damaged.
+        ValueError: no run folder there.
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
         there = sorted(item.name for item in folder.path.iterdir()) if folder.path.is_dir() else None
         found = "does not exist" if there is None else f"has no config.yaml (it holds: {', '.join(there) or 'nothing'})"
         raise ValueError(f"{path}: no run there, the folder {found}; give the folder that a run printed at its start")
+    return folder
+
+
+def read_run(path: Path) -> tuple[RunFolder, ExperimentConfig]:
+    """The folder and configuration of an existing run.
+
+    Raises:
+        ValueError: no run folder there, or its configuration is damaged.
+    """
+    folder = find_run(path)
     return folder, load_config(folder.config)
 
 

@@ -32,8 +32,7 @@ def write_report(folder: RunFolder) -> Path:
         ValueError: `config.yaml` or `meta.json` is missing or damaged.
     """
     meta = read_json(folder.meta)
-    summary = read_json(folder.summary) if folder.summary.is_file() else {}
-    evaluations = {part.removeprefix("eval"): result for part, result in summary.items() if part.startswith("eval")}
+    evaluations = {part.removeprefix("eval"): result for part, result in folder.read_evaluations().items()}
     results = [(f"Results: {result.get('split', '')}", tables.results(result)) for result in evaluations.values()]
     markets = [
         found
@@ -49,7 +48,7 @@ def write_report(folder: RunFolder) -> Path:
     used = sum(len(body.encode()) for _, body in (*results, *markets, *auctions, *end))
     drawn = pictures.sections(folder.plots, MAX_BYTES - used)
     sections = [*results, *drawn[:1], *markets, *auctions, *drawn[1:], *end]
-    body = [_heading(meta, summary), _contents([title for title, _ in sections])]
+    body = [_heading(meta, folder.read_summary()), _contents([title for title, _ in sections])]
     body += [section(title, text) for title, text in sections]
     page = string.Template(_asset("page.html")).substitute(
         title=html.escape(f"{meta.get('name', folder.path.name)}: jaxarena report"),
