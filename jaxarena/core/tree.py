@@ -77,6 +77,16 @@ def _register(cls: type) -> None:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves with a readable path such as `params/actor/kernel`; the leaf of a tree that is one is called `state`.
+
+    >>> named_leaves({"mean": 0.0, "layers": [1.0]})
+    [('layers/0', 1.0), ('mean', 0.0)]
+    """
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/") or "state", leaf) for path, leaf in paths]
+
+
 def as_arrays(tree: T) -> T:
     """Turn every number, and every tuple or list of numbers, in `tree` into a 32-bit array.
 

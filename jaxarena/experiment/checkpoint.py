@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxarena.core.tree import named_leaves
 from jaxarena.experiment.files import plain, replacing
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Checkpoints:
             ValueError: a leaf is not an array or a number.
         """
         arrays, leaves = {}, {}
-        for name, leaf in _named_leaves(state):
+        for name, leaf in named_leaves(state):
             arrays[name], leaves[name] = _to_numpy(name, leaf)
         manifest = {"step": step, "leaves": leaves, "extra": plain(extra or {})}
         encoded = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
@@ -111,7 +112,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: {wanted} there. {self._inventory()}")
         path = self.path(available[-1] if step is None else step)
         manifest, arrays = self._read(path)
-        named = _named_leaves(template)
+        named = named_leaves(template)
         _check_fit(path, [(name, *_description(leaf)) for name, leaf in named], manifest["leaves"])
         leaves = [_from_numpy(arrays[name], manifest["leaves"][name], leaf) for name, leaf in named]
         return manifest["step"], jax.tree.unflatten(jax.tree.structure(template), leaves), manifest["extra"]
@@ -133,12 +134,6 @@ class Checkpoints:
             return f"The folder {self.folder} does not exist"
         names = sorted(path.name for path in self.folder.iterdir())
         return f"{self.folder} holds: {', '.join(names) or 'nothing'}"
-
-
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves with a readable path such as `params/actor/Dense_0/kernel`."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/") or "state", leaf) for path, leaf in paths]
 
 
 def _is_key(leaf: Any) -> bool:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxarena.core import spaces
+from jaxarena.core.tree import named_leaves
 from jaxarena.learn.distributions import make_head
 from jaxarena.learn.groups import Group, PolicyState, act_together
 from jaxarena.learn.networks import ActorCritic
@@ -129,7 +130,7 @@ def write_policy(
     }
     arrays: dict[str, np.ndarray] = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
     for group in groups:
-        for name, leaf in _named(states[group.name]):
+        for name, leaf in named_leaves(states[group.name]):
             array = np.asarray(leaf)
             arrays[f"{group.name}/{name}"] = array if seeds > 1 else array[None]
     np.savez(file, allow_pickle=False, **arrays)
@@ -210,17 +211,11 @@ def _group_of(description: Mapping[str, Any]) -> Group:
 
 
 def _state_of(group: Group, arrays: Mapping[str, np.ndarray], seed: int) -> PolicyState:
-    leaves = []
-    for name, leaf in _named(group.template):
+    template, leaves = group.template, []
+    for name, leaf in named_leaves(template):
         array = arrays[f"{group.name}/{name}"][seed]
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise TypeError(f"{group.name}/{name}: {array.dtype}{list(array.shape)}")
         leaves.append(jnp.asarray(array))
-    state: PolicyState = jax.tree.unflatten(jax.tree.structure(group.template), leaves)
+    state: PolicyState = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return state
-
-
-def _named(state: PolicyState) -> list[tuple[str, Any]]:
-    """Leaves with their path in the tree, such as `params/policy_kernel`."""
-    paths = jax.tree_util.tree_flatten_with_path(state)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths]
