@@ -5,7 +5,6 @@ Belongs here: the command line, its exit codes and signals. Does not belong here
 """
 
 import argparse
-import importlib.resources
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -68,15 +67,12 @@ def find_config(name: str) -> Path:
     >>> find_config("smoke").name
     'smoke.yaml'
     """
-    shipped = [
-        Path(str(importlib.resources.files("jaxarena") / "configs")),
-        Path(__file__).resolve().parent.parent / "configs",
-    ]
     path = Path(name)
-    if path.is_file():
+    if path.is_file() or path.parent.name not in ("", "configs"):
         return path
-    candidates = [folder / f"{path.stem}.yaml" for folder in shipped if path.parent.name in ("", "configs")]
-    return next((candidate for candidate in candidates if candidate.is_file()), path)
+    from jaxarena.experiment.config import shipped_configs  # noqa: PLC0415 - after --help, for speed
+
+    return next((shipped for shipped in shipped_configs() if shipped.stem == path.stem), path)
 
 
 def parser() -> Parser:

@@ -20,7 +20,7 @@ from typing import Any
 
 from jaxarena.core import schema
 from jaxarena.core.component import Component, families
-from jaxarena.experiment.config import ExperimentConfig, preset_ids
+from jaxarena.experiment.config import ExperimentConfig, preset_ids, shipped_configs
 
 _WHOLE = "experiment"  # the name under which the configuration's own keys stand
 _EACH = "N"  # the number of an item, as in market.roles.N.cash
@@ -84,13 +84,6 @@ def find(family: str, name: str | None = None) -> list[Entry]:
     if name not in names:
         raise ValueError(f"unknown {family} {name!r}; {schema.nearest(name, names)}")
     return [names[name]]
-
-
-def shipped_configs() -> list[Path]:
-    """The experiments that come with the package, or with the repository around it."""
-    inside = Path(str(importlib.resources.files("jaxarena") / "configs"))
-    folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-    return sorted(folder.glob("*.yaml"))
 
 
 def setting_keys() -> list[str]:

@@ -158,6 +158,13 @@ def preset_ids() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def shipped_configs() -> list[Path]:
+    """The experiments that come with the package, or with the repository around it."""
+    inside = Path(str(importlib.resources.files("jaxarena") / "configs"))
+    folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+    return sorted(folder.glob("*.yaml"))
+
+
 def read_preset(preset: Any) -> dict[str, Any]:
     """The plain data of a preset: its `data:` and `market:` parts.
 

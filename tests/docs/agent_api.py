@@ -26,6 +26,7 @@ from jaxarena.env.observations import LIMIT, Observation
 from jaxarena.env.rewards import Reward, Transition
 from jaxarena.env.settlement import report
 from jaxarena.env.state import MarketParams
+from jaxarena.experiment.catalogue import field_comments
 from jaxarena.experiment.config import preset_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -108,15 +109,6 @@ def members(family: str) -> dict[str, type[Component]]:
     return {kind: found[kind] for kind in sorted(found) if found[kind].__module__.startswith("jaxarena.")}
 
 
-def comments(record: type) -> dict[str, str]:
-    """What stands behind each field in the source, base classes included."""
-    found: dict[str, str] = {}
-    for cls in reversed(record.__mro__):
-        if dataclasses.is_dataclass(cls):
-            found |= dict(re.findall(r"^    (\w+): [^\n]+?  # (.+)$", inspect.getsource(cls), re.MULTILINE))
-    return found
-
-
 def agent_page() -> str:
     """`docs/agent_api.md`."""
     return "\n\n".join(
@@ -135,7 +127,9 @@ def agent_page() -> str:
             _rewards(),
             "### The symbols",
             _SYMBOLS,
-            _table(("field", "shape and unit"), ((f"`{name}`", text) for name, text in comments(Transition).items())),
+            _table(
+                ("field", "shape and unit"), ((f"`{name}`", text) for name, text in field_comments(Transition).items())
+            ),
             "## What a step returns",
             _STEP,
             _items_table("key", [*items(MarketEnv.step), *items(report)]),
@@ -216,7 +210,7 @@ def _items_table(heading: str, found: list[Item]) -> str:
 
 def _parameters(kind: type[Component]) -> str:
     """A table of the fields that a configuration may set."""
-    meant, hints = comments(kind), typing.get_type_hints(kind)
+    meant, hints = field_comments(typing.cast(type, kind)), typing.get_type_hints(kind)
     rows = []
     for field in schema.settings(kind):
         traced = "no" if field.metadata.get("static") else "yes"
