@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bridges.markets import require, role_of
-from jaxarena.command import BAD_INPUT, FAILED, INTERRUPTED, OK
+from jaxarena.command import BAD_INPUT, FAILED, INTERRUPTED, OK, Parser, fail, say
 from jaxarena.env.roles import Role
 from jaxarena.experiment.config import ExperimentConfig, dump_config, load_config
 from jaxarena.experiment.files import read_json, write_json
@@ -300,24 +300,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, folder, rllib = _open(options, command)
         if is_finished(folder):
-            return _say(f"{folder.path} is finished already; its report is {folder.report}", OK)
+            say(f"{folder.path} is finished already; its report is {folder.report}")
+            return OK
         again = f"; go on with: python -m {PROGRAM} --resume {folder.path}"
         with follow(config, folder):
             return _run(config, folder, rllib, resume=options.resume is not None, again=again)
     except (ValueError, ImportError) as error:
-        return _say(f"error: {error}", BAD_INPUT)
+        return fail(f"error: {error}", BAD_INPUT)
     except OSError as error:
-        return _say(f"error: cannot write the run's files: {error}; free some space{again}", FAILED)
+        return fail(f"error: cannot write the run's files: {error}; free some space{again}", FAILED)
     except KeyboardInterrupt:
-        return _say(f"stopped{again}", INTERRUPTED)
+        return fail(f"stopped{again}", INTERRUPTED)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=f"python -m {PROGRAM}",
         description="Train the learned roles of a market with RLlib's PPO, evaluate them, and write a report.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = RllibOptions()
     parser.add_argument(
@@ -360,18 +360,18 @@ def _open(options: argparse.Namespace, command: list[str] | None) -> tuple[Exper
 def _run(config: ExperimentConfig, folder: RunFolder, options: RllibOptions, *, resume: bool, again: str) -> int:
     """Train, evaluate, report."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    _say(f"run folder: {folder.path}", OK)
+    say(f"run folder: {folder.path}")
     algorithm, position, done = train(config, folder, options, resume=resume)
     try:
         if not done:
-            text = f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}"
-            return _say(text, INTERRUPTED)
+            return fail(f"stopped after {position.agent_steps:,} agent steps, the state is saved{again}", INTERRUPTED)
         write_train_summary(folder, position.as_summary())
-        _say(f"trained {position.agent_steps:,} agent steps in {position.wall_s:.1f} s; evaluating", OK)
+        say(f"trained {position.agent_steps:,} agent steps in {position.wall_s:.1f} s; evaluating")
         write_evaluation(folder, evaluate(config, algorithm))
     finally:
         algorithm.stop()
-    return _say(f"report: {folder.report}", OK)
+    say(f"report: {folder.report}")
+    return OK
 
 
 def _check(config: ExperimentConfig, options: RllibOptions) -> None:
@@ -426,11 +426,6 @@ def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _yaml(value: Any) -> str:
     return {None: "null", False: "false", True: "true"}.get(value, str(value))
-
-
-def _say(text: str, code: int) -> int:
-    print(text, file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":
