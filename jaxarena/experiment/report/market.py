@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxarena.experiment.files import read_json
-from jaxarena.experiment.report.parts import MINUS, note, scroll
+from jaxarena.experiment.report.parts import MINUS, headings, note, scroll
 from jaxarena.experiment.run import RunFolder
 
 #: Rows of the list of trades on the page; the file holds all of them.
@@ -59,7 +59,7 @@ def _replay(recording: Mapping[str, Any]) -> str:
     assets = "".join(f"<option value={i}>{html.escape(name)}</option>" for i, name in enumerate(recording["assets"]))
     data = json.dumps(recording, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     depth = "Book after the auction" if recording["book"] else "Traded in this step"
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("agent", "action", "traded", "position", "equity"))
+    head = headings(("agent", "action", "traded", "position", "equity"))
     table = f"<table><thead><tr>{head}</tr></thead><tbody></tbody></table>"
     return f"""{note(text)}<div class="replay">
 <script type="application/json">{data}</script>
@@ -92,8 +92,7 @@ def _payments(payments: Mapping[str, Any]) -> str:
         + "</tr>"
         for i, role in enumerate(payments["roles"])
     ]
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    table = f'<table class="matrix"><thead><tr><th scope="col">role</th>{head}</tr></thead><tbody>'
+    table = f'<table class="matrix"><thead><tr>{headings(("role", *columns))}</tr></thead><tbody>'
     explained = (
         "What each role got from each account of the ledger over the whole episode of this market, in currency; "
         "negative is paid. The value of holdings is how much more its lots are worth at the end than at the start, at "

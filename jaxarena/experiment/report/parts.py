@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Iterable
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -18,6 +19,11 @@ def anchor(title: str) -> str:
     'results-test'
     """
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def headings(names: Iterable[str]) -> str:
+    """The cells at the head of a table's columns; names are escaped."""
+    return "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
 
 
 def scroll(table: str, label: str) -> str:

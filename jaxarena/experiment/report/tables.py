@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxarena.experiment.metrics import METRICS
-from jaxarena.experiment.report.parts import MINUS, note, scroll
+from jaxarena.experiment.report.parts import MINUS, headings, note, scroll
 
 _PERCENT = {"annual_return", "volatility", "max_drawdown", "hit_rate", "closed_out"}
 _KINDS = {"roles": "", "scripted": "<small>scripted role</small>", "baselines": "<small>baseline</small>"}
@@ -113,14 +113,13 @@ def _at_lag(estimates: Mapping[str, Any], lag: int) -> dict[str, Any] | None:
 
 def _rows(first: str, columns: tuple[str, ...], rows: Mapping[str, tuple[Any, ...]]) -> str:
     """A small table of estimates."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     body = "".join(
         f"<tr><td>{html.escape(name.replace('_', ' '))}</td>"
         + "".join(f"<td>{_estimate('', cell)}</td>" for cell in cells)
         + "</tr>\n"
         for name, cells in rows.items()
     )
-    table = f'<table><thead><tr><th scope="col">{first}</th>{head}</tr></thead><tbody>\n{body}</tbody></table>'
+    table = f"<table><thead><tr>{headings((first, *columns))}</tr></thead><tbody>\n{body}</tbody></table>"
     return scroll(table, first.capitalize())
 
 
