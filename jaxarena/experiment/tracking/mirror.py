@@ -52,6 +52,16 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def of_seeds(self) -> dict[str, dict[str, Any]]:
+        """The settings of each seed's own run by its name, such as `seed_3`; none where the run has one seed only."""
+        if self.seeds == 1:
+            return {}
+        return {
+            f"seed_{seed}": self.settings | {"seed": seed, "seeds": 1}
+            for seed in range(self.seed, self.seed + self.seeds)
+        }
+
+    @property
     def own(self) -> Path:
         """The folder of the mirrors."""
         return self.path / SUBFOLDER
@@ -204,6 +214,11 @@ def files_of(path: Path) -> list[Path]:
                 yield item
 
     return list(inside(path))
+
+
+def pictures_in(files: Sequence[Path]) -> list[Path]:
+    """The plots among them, in the format that backends show."""
+    return [file for file in files if file.parent.name == "plots" and file.suffix == ".png"]
 
 
 def _one_line(error: Exception) -> str:

@@ -66,9 +66,9 @@ class _MlflowRuns(Sink):
         self._client, self._experiment, self._memory, self._path = client, experiment, memory, run.path
         own = {"mlflow.runName": run.name, "mlflow.source.name": "jaxarena", "mlflow.source.type": "LOCAL"}
         self._ids = [self._continue("run", own, run.settings)]
-        for seed in range(run.seed, run.seed + run.seeds if run.seeds > 1 else run.seed):
-            tags = own | {"mlflow.runName": f"{run.name}_seed_{seed}", "mlflow.parentRunId": self._ids[0]}
-            self._ids.append(self._continue(f"seed_{seed}", tags, run.settings | {"seed": seed, "seeds": 1}))
+        for name, settings in run.of_seeds.items():
+            tags = own | {"mlflow.runName": f"{run.name}_{name}", "mlflow.parentRunId": self._ids[0]}
+            self._ids.append(self._continue(name, tags, settings))
         self._steps = [self._last_step(run_id) for run_id in self._ids]
         memory.step = min(self._steps)  # the store knows better than the run's folder
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxarena.experiment.tracking.mirror import Memory, Mirror, Run, Sink
+from jaxarena.experiment.tracking.mirror import Memory, Mirror, Run, Sink, pictures_in
 from jaxarena.experiment.tracking.values import of_seed
 
 
@@ -23,7 +23,7 @@ class Tensorboard(Mirror):
     def open(self, run: Run, memory: Memory) -> Iterator[Sink]:
         """Further event files; they hide what earlier ones hold of later steps than the last that is known."""
         root = run.own / "tensorboard"
-        folders = [root] if run.seeds == 1 else [root / f"seed_{run.seed + place}" for place in range(run.seeds)]
+        folders = [root / name for name in run.of_seeds] or [root]
         with ExitStack() as stack:
             yield _EventFiles([stack.enter_context(_event_file(folder, memory.step)) for folder in folders], run)
 
@@ -51,11 +51,10 @@ class _EventFiles(Sink):
     def finish(self, numbers: Mapping[str, float], files: Sequence[Path], *, finished: bool) -> None:
         from matplotlib.image import imread  # noqa: PLC0415 - slow to import
 
-        plots = [path for path in files if path.parent.name == "plots" and path.suffix == ".png"]
         first = self._files[0]  # results are those of all seeds together
         for name, value in numbers.items():
             _write(first, self._summary.scalar(name, value), self._step)
-        for path in plots:
+        for path in pictures_in(files):
             _write(first, self._summary.image(f"plots/{path.stem}", imread(path), dataformats="HWC"), self._step)
         first.flush()
 

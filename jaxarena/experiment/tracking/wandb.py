@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxarena.core.tree import static
-from jaxarena.experiment.tracking.mirror import Memory, Mirror, Run, Sink
+from jaxarena.experiment.tracking.mirror import Memory, Mirror, Run, Sink, pictures_in
 from jaxarena.experiment.tracking.values import of_seed
 
 
@@ -28,17 +28,16 @@ class Wandb(Mirror):
     @contextmanager
     def open(self, run: Run, memory: Memory) -> Iterator[Sink]:
         """The runs with the ids that `memory` knows, or with new ones."""
-        names = ["run"] if run.seeds == 1 else [f"seed_{run.seed + place}" for place in range(run.seeds)]
-        for name in names:
+        group = run.name if run.of_seeds else None
+        settings = run.of_seeds or {"run": run.settings}
+        for name in settings:
             memory.ids.setdefault(name, secrets.token_hex(4))
         memory.save()
         runs: list[Any] = []
         try:
-            for place, name in enumerate(names):
-                settings = run.settings | ({} if run.seeds == 1 else {"seed": run.seed + place, "seeds": 1})
-                title = run.name if run.seeds == 1 else f"{run.name}_{name}"
-                group = None if run.seeds == 1 else run.name
-                runs.append(self._init(run.own, memory.ids[name], title, group, settings))
+            for name, values in settings.items():
+                title = f"{run.name}_{name}" if group else run.name
+                runs.append(self._init(run.own, memory.ids[name], title, group, values))
             yield _WandbRuns(runs, run.path)
         finally:
             for opened in runs:
@@ -98,8 +97,7 @@ class _WandbRuns(Sink):
         for run in self._runs:
             run.summary.update(dict(numbers))
         first = self._runs[0]
-        plots = [file for file in files if file.parent.name == "plots" and file.suffix == ".png"]
-        if plots:
+        if plots := pictures_in(files):
             first.log({f"plots/{file.stem}": wandb.Image(str(file)) for file in plots})
         for file in files:  # copied, so that the folder can be sent from elsewhere
             copy = Path(first.dir) / file.relative_to(self._path)
