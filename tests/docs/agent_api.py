@@ -302,7 +302,7 @@ _STEP = """\
 `terminated` zeroes the bootstrap. `info` holds:"""
 
 _PARTS = """\
-Every part that a market can be made of, besides what [agents see, do and earn](agent_api.md). A configuration names a
+Every part that a configuration can name, besides what [agents see, do and earn](agent_api.md). A configuration names a
 part alone, `process: gbm`, or with parameters, `process: {kind: gbm, volatility: 0.3}`; what is left out has the
 default. A parameter that is *traced* may differ between the markets of a population; one that is not decides a shape,
 and another value compiles again. "number per asset" is one number for all assets, or a list with one for each."""
