@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 #: Longer axes are halved as arrays first, which keeps the program short.
 MAX_UNROLLED = 32
+#: Blocks of rows that one loop may combine; with more the CPU compiler gives up on vector instructions.
+MAX_PARTS = 16
 
 
 def fold(operation: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array, axis: int = 0) -> jax.Array:
@@ -39,3 +41,23 @@ def total(array: jax.Array, axis: int = 0) -> jax.Array:
 def mean(array: jax.Array, axis: int = 0) -> jax.Array:
     """Mean along `axis`."""
     return total(array, axis) / array.shape[axis]
+
+
+def map_reduce(
+    operation: Callable[[jax.Array, jax.Array], jax.Array], function: Callable[..., jax.Array], *arrays: jax.Array
+) -> jax.Array:
+    """`fold(operation, function(*arrays))` for a function of rows, whose results are never kept in memory.
+
+    >>> int(map_reduce(jnp.add, lambda x, y: x * y, jnp.arange(40), jnp.arange(40)))
+    20540
+    """
+    size = arrays[0].shape[0]
+    block = max(MAX_UNROLLED, -(-size // MAX_PARTS))
+    parts = [function(*(array[i : i + block] for array in arrays)) for i in range(0, size, block)]
+    *parts, tail = parts
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [operation(a, b) for a, b in pairs] + parts[len(parts) // 2 * 2 :]
+    if parts:
+        tail = jnp.concatenate([operation(parts[0][: len(tail)], tail), parts[0][len(tail) :]])
+    return fold(operation, tail)

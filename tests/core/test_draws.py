@@ -68,12 +68,21 @@ def test_once_changes_nothing_under_any_transformation():
             np.testing.assert_array_equal(np.asarray(result[name]).reshape(-1, *value.shape)[0], value)
 
 
-def test_once_stands_in_the_compiled_program():
-    """A conditional is what keeps the CPU compiler from evaluating the value again in each reader."""
+@pytest.mark.parametrize("shape", [(), (1,), (1, 2), (8,), (64, 512)], ids=str)
+def test_once_is_what_keeps_a_compiler_from_evaluating_again(shape):
     if jax.devices()[0].platform != "cpu":
         pytest.skip("other backends keep the optimization barrier")
-    program = jax.jit(lambda x: once(x * 3.0 + 1.0)).lower(jnp.ones(8)).compile().as_text()
-    assert "conditional" in program
+
+    def readers(kept, x, y):
+        value = kept(x * y)
+        return value + 1.0, (value - y)[..., None]
+
+    def products(kept):
+        x, y = jnp.ones(shape), jnp.full(shape, 3.0)
+        return jax.jit(readers, static_argnums=0).lower(kept, x, y).compile().as_text().count(" multiply(")
+
+    assert products(once) == 1
+    assert products(lambda value: value) == 2
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 32, 33, 100])

@@ -16,12 +16,15 @@ import jax.numpy as jnp
 from jaxarena.core.checks import expect_shape
 from jaxarena.core.draws import bits
 from jaxarena.core.once import once
-from jaxarena.core.reduce import fold, total
+from jaxarena.core.reduce import fold, map_reduce, total
 from jaxarena.core.tree import Record
 from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 
 #: Lots of one side of one auction stay below this, so that sums and remainders fit 32 bits.
 MAX_SIDE_LOTS = 2**30
+
+_NO_EDGE = MIN_TICKS - 2  # below the edge of every order
+_NEVER = 2**31 - 1  # above every rank and priority
 
 
 class Cleared(Record):
@@ -78,7 +81,7 @@ def clear(
     admitted = jnp.where(refused, 0, lots)
     self_matched = self_matches(admitted, limit_ticks)
     admitted = jnp.where(self_matched, 0, admitted)
-    price, volume, imbalance, filled = match(admitted, limit_ticks, reference_ticks, priority, entered)
+    price, volume, imbalance, filled = match(admitted, limit_ticks, reference_ticks, once(as_rows(priority)), entered)
     return Cleared(
         price_ticks=price,
         volume_lots=volume,
@@ -115,12 +118,14 @@ def self_matches(lots: jax.Array, limit_ticks: jax.Array) -> jax.Array:
 def match(
     lots: jax.Array, limit_ticks: jax.Array, reference: jax.Array, priority: jax.Array, entered: jax.Array | None
 ) -> tuple[jax.Array, ...]:
-    """Rules 3 and 4 of `clear`: price, volume and imbalance, `[A]` each, and signed fills, `[N, A, K]`."""
+    """Rules 3 and 4 of `clear`: price, volume and imbalance, `[A]` each, and signed fills, `[N, A, K]`.
+
+    priority: `[R, A]`, unlike the others.
+    """
     book = once(Book.of(lots, limit_ticks))
     crossing = once(_crossing(book, reference))
-    rest = _ration(book, crossing, once(as_rows(priority)), None if entered is None else as_rows(entered))
-    filled = _slots(jnp.where(book.full(crossing), book.lots, rest), lots.shape)
-    return once((crossing.price, crossing.volume, book.excess(crossing.price), filled))
+    filled = _fills(book, crossing, priority, None if entered is None else as_rows(entered))
+    return crossing.price, crossing.volume, crossing.imbalance, once(_slots(filled, lots.shape))
 
 
 def shuffled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -131,7 +136,7 @@ def shuffled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     size = math.prod(shape)
     width = max((size - 1).bit_length(), 1)
-    words = bits(key, (4,))
+    words = once(bits(key, (4,)))
     x = jnp.arange(size, dtype=jnp.uint32)
     for i in range(2):
         x = (x * (words[2 * i] | jnp.uint32(1)) + words[2 * i + 1]) & jnp.uint32(2**width - 1)
@@ -144,54 +149,32 @@ class _Crossing(Record):
 
     price: jax.Array  # int32 ticks
     volume: jax.Array  # int32 lots
-    margin: jax.Array  # int32 ticks at which the longer side is rationed
+    imbalance: jax.Array  # int32 lots
+    last: jax.Array  # int32 ticks, the last price at which demand is not below supply
     buys_ration: jax.Array  # bool, the longer side
     rest: jax.Array  # int32 lots for the orders at the margin
+    wanted: jax.Array  # int32 lots of the orders at the margin
 
 
 class Book(Record):
-    """The orders of one auction as rows, a slot each; `R = N * K`."""
+    """The orders of one auction as rows, a slot each; `R = N * K`.
 
-    lots: jax.Array  # [R, A] int32 signed
-    price: jax.Array  # [R, A] int32 ticks
+    One lot more at a price above `edge` is one lot less of excess demand, whichever the side: a buy leaves above its
+    limit, and a sell comes at its limit, which is the price after its edge. So excess demand at `p` is the size of
+    the orders whose edge is at or above `p`, less the size of all sells.
+    """
+
+    size: jax.Array  # [R, A] int32 lots
+    edge: jax.Array  # [R, A] int32 ticks, below all prices where there is no order
+    buys: jax.Array  # [R, A] bool
 
     @classmethod
     def of(cls, lots: jax.Array, limit_ticks: jax.Array) -> "Book":
         """From `[N, A, K]`."""
-        return cls(lots=as_rows(lots), price=as_rows(_priced(lots, limit_ticks)))
-
-    def demand(self, price: jax.Array) -> jax.Array:
-        """Lots that buyers want at a price, `[A]`."""
-        return total(jnp.where((self.lots > 0) & (self.price >= price), self.lots, 0))
-
-    def supply(self, price: jax.Array) -> jax.Array:
-        """Lots that sellers offer at a price, `[A]`."""
-        return total(jnp.where((self.lots < 0) & (self.price <= price), -self.lots, 0))
-
-    def excess(self, price: jax.Array) -> jax.Array:
-        """Demand minus supply, which falls with the price, `[A]`."""
-        willing = jnp.where(self.lots > 0, self.price >= price, self.price <= price)
-        return total(jnp.where(willing, self.lots, 0))
-
-    def lowest(self, chosen: jax.Array) -> jax.Array:
-        """Lowest price of the chosen rows; above all prices if there is none. `[A]`."""
-        return fold(jnp.minimum, jnp.where(chosen, self.price, MAX_TICKS + 1))
-
-    def highest(self, chosen: jax.Array) -> jax.Array:
-        """Highest price of the chosen rows; below all prices if there is none. `[A]`."""
-        return fold(jnp.maximum, jnp.where(chosen, self.price, MIN_TICKS - 1))
-
-    def full(self, crossing: _Crossing) -> jax.Array:
-        """Rows that fill whole, `[R, A]` bool."""
-        margin, buys_ration = crossing.margin, crossing.buys_ration
-        buys = (self.price > margin) | ((self.price == margin) & ~buys_ration)
-        sells = (self.price < margin) | ((self.price == margin) & buys_ration)
-        return jnp.where(self.lots > 0, buys, sells) & (crossing.volume > 0)
-
-    def marginal(self, crossing: _Crossing) -> jax.Array:
-        """Rows that share what is left, `[R, A]` bool."""
-        longer = jnp.where(crossing.buys_ration, self.lots > 0, self.lots < 0)
-        return longer & (self.price == crossing.margin) & (crossing.volume > 0)
+        lots, price = as_rows(lots), as_rows(limit_ticks)
+        buys = lots > 0
+        edge = jnp.where(buys, jnp.where(price == 0, MAX_TICKS, price), jnp.where(price == 0, MIN_TICKS, price) - 1)
+        return cls(size=jnp.abs(lots), edge=jnp.where(lots == 0, _NO_EDGE, edge), buys=buys)
 
 
 def _crossing(book: Book, reference: jax.Array) -> _Crossing:
@@ -201,83 +184,110 @@ def _crossing(book: Book, reference: jax.Array) -> _Crossing:
     volume; above it demand does. So the best volume is found at `last` or at the price after it, and the prices that
     are as good as either form an interval that ends there.
     """
-    buy, sell = book.lots > 0, book.lots < 0
-    best_ask, best_bid = book.lowest(sell), book.highest(buy)
+    rows = book.size, book.edge, book.buys
+    supply = map_reduce(jnp.add, lambda size, edge, buys: jnp.where(buys, 0, size), *rows)
+    best_bid = map_reduce(jnp.maximum, lambda edge, buys: jnp.where(buys, edge, MIN_TICKS - 1), *rows[1:])
+    best_ask = 1 + map_reduce(
+        jnp.minimum, lambda edge, buys: jnp.where(buys | (edge == _NO_EDGE), MAX_TICKS, edge), *rows[1:]
+    )
+
+    def above(price: jax.Array) -> jax.Array:
+        """Size of the orders whose edge is at or above a price."""
+        return map_reduce(jnp.add, lambda size, edge: jnp.where(edge >= price, size, 0), *rows[:2])
+
+    def demand(price: jax.Array) -> jax.Array:
+        """Lots that buyers want at a price."""
+        return map_reduce(jnp.add, lambda size, edge, buys: jnp.where(buys & (edge >= price), size, 0), *rows)
+
     crossed = best_bid >= best_ask
     low = jnp.where(crossed, best_ask - 1, reference)
-    last = _last(lambda p: book.excess(p) >= 0, low, jnp.where(crossed, best_bid + 1, low + 1))
+    last = once(_last(lambda p: above(p) >= supply, low, jnp.where(crossed, best_bid + 1, low + 1)))
     after = last + 1
-    wanted, offered = book.demand(last), book.supply(last)
-    wanted_after, offered_after = book.demand(after), book.supply(after)
+    excess, excess_after = above(last) - supply, above(after) - supply
+    wanted, wanted_after = demand(last), demand(after)
+    offered, offered_after = wanted - excess, wanted_after - excess_after
     volume = jnp.where(crossed, jnp.maximum(offered, wanted_after), 0)
     surplus, shortage = wanted - volume, offered_after - volume  # imbalance at `last` and at the price after it
     at_last, at_after = offered == volume, wanted_after == volume
     take_last = at_last & (~at_after | (surplus <= shortage))
     take_after = at_after & (~at_last | (shortage <= surplus))
-    lowest = jnp.maximum(book.highest(sell & (book.price <= last)), book.highest(buy & (book.price < last)) + 1)
-    highest = jnp.minimum(book.lowest(buy & (book.price >= after)), book.lowest(sell & (book.price > after)) - 1)
-    first = jnp.where(take_last, jnp.maximum(lowest, MIN_TICKS), after)
-    final = jnp.where(take_after, jnp.minimum(highest, MAX_TICKS), last)
+    edge_before = map_reduce(jnp.maximum, lambda edge: jnp.where(edge < last, edge, _NO_EDGE), book.edge)
+    edge_after = map_reduce(jnp.minimum, lambda edge: jnp.where(edge > last, edge, MAX_TICKS), book.edge)
+    first = jnp.where(take_last, jnp.maximum(edge_before + 1, MIN_TICKS), after)
+    final = jnp.where(take_after, edge_after, last)
     price = jnp.where(volume > 0, jnp.clip(reference, first, final), reference)
-    buys_ration = take_last & (price <= last)
     return _Crossing(
         price=price,
         volume=volume,
-        margin=jnp.where(buys_ration, last, after),
-        buys_ration=buys_ration,
-        rest=volume - jnp.where(buys_ration, wanted_after, offered),
+        imbalance=jnp.where(price <= last, excess, excess_after),
+        last=last,
+        buys_ration=take_last & (price <= last),
+        rest=volume - jnp.where(take_last & (price <= last), wanted_after, offered),
+        wanted=jnp.where(take_last & (price <= last), wanted - wanted_after, offered_after - offered),
     )
 
 
-def _ration(book: Book, crossing: _Crossing, priority: jax.Array, entered: jax.Array | None) -> jax.Array:
-    """Rule 4 of `clear`: signed lots of the rows at the margin, zero for all others, `[R, A]`."""
-    marginal = book.marginal(crossing)
-    wanted = jnp.where(marginal, jnp.abs(book.lots), 0)
+def _fills(book: Book, crossing: _Crossing, priority: jax.Array, entered: jax.Array | None) -> jax.Array:
+    """Rule 4 of `clear`: signed lots of all rows, `[R, A]`."""
+    last, traded = crossing.last, crossing.volume > 0
+    full = traded & jnp.where(book.buys, book.edge > last, book.edge < last)
+    marginal = traded & (book.edge == last) & (book.buys == crossing.buys_ration)
+    wanted = jnp.where(marginal, book.size, 0)
     if entered is not None:
-        served = _serve(crossing.rest, wanted, entered - fold(jnp.minimum, entered), priority)
+        wanted = once(wanted)
+        rank = jnp.where(marginal, entered - fold(jnp.minimum, entered), _NEVER)
+        served = _serve(crossing.rest, wanted, rank, priority)
     else:
-        everybody = once(total(wanted))  # or the compiler sums again for every row
-        share, remainder = once(_proportion(wanted, crossing.rest, jnp.maximum(everybody, 1)))
+        share, remainder = _proportion(wanted, crossing.rest, jnp.maximum(crossing.wanted, 1))
+        rank = jnp.where(remainder > 0, crossing.wanted - remainder, _NEVER)
+        rank = once(rank)
         left = once(crossing.rest - total(share))
-        extra = (remainder > 0).astype(jnp.int32)
-        served = share + _serve(left, extra, everybody - remainder, priority)
-    return jnp.sign(book.lots) * served
+        served = share + _serve(left, None, rank, priority)
+    filled = jnp.where(full, book.size, served)
+    return jnp.where(book.buys, filled, -filled)
 
 
 def _proportion(part: jax.Array, rest: jax.Array, whole: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`part * rest // whole` and `part * rest % whole` for `0 <= part, rest <= whole < 2**30`, exactly.
 
-    The quotient is taken in float64, off by one at most; the remainder follows modulo 2**32 and corrects it.
+    Multiplied by the reciprocal in fixed point, which is at most one too small; the remainder, which holds twice the
+    divisor in 32 bits, tells.
     """
     with jax.enable_x64(True):
-        ratio = rest.astype(jnp.float64) / whole.astype(jnp.float64)
-        quotient = (part.astype(jnp.float64) * ratio).astype(jnp.int32)
-    remainder = part * rest - quotient * whole
-    high, low = (remainder >= whole).astype(jnp.int32), (remainder < 0).astype(jnp.int32)
-    return quotient + high - low, remainder + (low - high) * whole
+        ratio = (rest.astype(jnp.uint64) << jnp.uint64(31)) // whole.astype(jnp.uint64)
+        ratio = once(ratio.astype(jnp.uint32))  # or the compiler divides again for every row
+        quotient = ((part.astype(jnp.uint64) * ratio.astype(jnp.uint64)) >> jnp.uint64(31)).astype(jnp.int32)
+    quotient += part * rest - quotient * whole >= whole
+    quotient = once(quotient)
+    return quotient, part * rest - quotient * whole
 
 
-def _serve(budget: jax.Array, wanted: jax.Array, rank: jax.Array, priority: jax.Array) -> jax.Array:
+def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priority: jax.Array) -> jax.Array:
     """Give each row what it wants, lower rank first, then lower priority, until the budget is used up.
 
     Args:
         budget: `[A]` int32.
-        wanted: `[R, A]` int32; rows that want nothing get nothing.
-        rank: `[R, A]` int32, not negative.
+        wanted: `[R, A]` int32, or None where every row wants one.
+        rank: `[R, A]` int32, not negative; `_NEVER` for rows that want nothing.
         priority: `[R, A]` int32, not negative, all different.
     """
-    asks = wanted > 0
-    top = fold(jnp.maximum, jnp.where(asks, rank, 0)) + 1
-    level = _last(lambda x: total(jnp.where(rank < x, wanted, 0)) <= budget, jnp.zeros_like(budget), top + 1)
-    early, tied = rank < level, asks & (rank == level)
-    budget = budget - total(jnp.where(early, wanted, 0))
-    top = fold(jnp.maximum, jnp.where(tied, priority, 0)) + 1
-    turn = _last(
-        lambda x: total(jnp.where(tied & (priority < x), wanted, 0)) <= budget, jnp.zeros_like(budget), top + 1
-    )
-    before = tied & (priority < turn)
-    budget = once(budget - total(jnp.where(before, wanted, 0)))
-    return jnp.where(early | before, wanted, jnp.where(tied & (priority == turn), budget, 0))
+
+    def before(rank: jax.Array, turn: jax.Array) -> jax.Array:
+        """What the rows before a turn want, `[A]`."""
+        if wanted is None:
+            return map_reduce(jnp.add, lambda rank: (rank < turn).astype(jnp.int32), rank)
+        return map_reduce(jnp.add, lambda rank, wanted: jnp.where(rank < turn, wanted, 0), rank, wanted)
+
+    def last_turn(rank: jax.Array) -> jax.Array:
+        top = map_reduce(jnp.maximum, lambda rank: jnp.where(rank == _NEVER, 0, rank), rank)
+        return once(_last(lambda turn: before(rank, turn) <= budget, jnp.zeros_like(budget), top + 2))
+
+    level = last_turn(rank)
+    rank = once(jnp.where(rank < level, -1, jnp.where(rank == level, priority, _NEVER)))
+    turn = last_turn(rank)
+    if wanted is None:
+        return (rank < turn).astype(jnp.int32)
+    return jnp.where(rank < turn, wanted, jnp.where(rank == turn, once(budget - before(rank, turn)), 0))
 
 
 def _last(holds: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range, expect_shape
 from jaxarena.core.money import Money
-from jaxarena.core.reduce import fold, total
+from jaxarena.core.reduce import fold, map_reduce, total
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import KEEP, Bar, BookView, Fills, Orders, OwnOrders, Quote
 from jaxarena.market.auction.clearing import (
     MAX_SIDE_LOTS,
-    Book,
     as_rows,
     largest_order,
     match,
@@ -26,7 +25,7 @@ from jaxarena.market.auction.clearing import (
 )
 from jaxarena.market.costs import BPS
 from jaxarena.market.mechanism import Mechanism
-from jaxarena.market.processes import MAX_TICKS
+from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 
 Rationing = Literal["pro_rata", "time"]
 
@@ -117,7 +116,9 @@ class CallAuction(Mechanism):
         entered = state.resting.entered if state.resting is not None and self.rationing == "time" else None
         if self.rationing == "time" and entered is None:
             entered = jnp.zeros_like(lots)
-        price, volume, imbalance, filled = match(lots, limits, before, shuffled(key, lots.shape), entered)
+        price, volume, imbalance, filled = match(
+            lots, limits, before, shuffled(key, (lots.size // before.size, before.size)), entered
+        )
         bought, sold = total(jnp.maximum(filled, 0), 2), total(jnp.maximum(-filled, 0), 2)
         passive = jnp.where(filled > 0, limits <= before[:, None], limits >= before[:, None])
         provided = total(jnp.where(passive, jnp.abs(filled), 0), 2)
@@ -201,8 +202,9 @@ class CallAuction(Mechanism):
         imbalance: jax.Array,
     ) -> BookView:
         """What is shown after an auction that left these lots unfilled."""
-        rest = Book(lots=as_rows(left), price=as_rows(limits))
-        best_bid, best_ask = rest.highest(rest.lots > 0), rest.lowest(rest.lots < 0)
+        lots, prices = as_rows(left), as_rows(limits)
+        best_bid = map_reduce(jnp.maximum, lambda lots, price: jnp.where(lots > 0, price, MIN_TICKS - 1), lots, prices)
+        best_ask = map_reduce(jnp.minimum, lambda lots, price: jnp.where(lots < 0, price, MAX_TICKS + 1), lots, prices)
         best_ask = jnp.where(best_ask > MAX_TICKS, 0, best_ask)
         both = (best_bid > 0) & (best_ask > 0)
         half = jnp.maximum(best_ask - best_bid, 0) * 0.5
@@ -210,14 +212,20 @@ class CallAuction(Mechanism):
         open_price = jnp.maximum(price, best_bid)  # only matters where nothing traded: then no bid reaches an ask
         open_price = jnp.where(best_ask > 0, jnp.minimum(open_price, best_ask), open_price)
         reference = jnp.where(volume > 0, price, open_price)
-        near = (rest.price >= reference - self.depth_ticks) & (rest.price <= reference + self.depth_ticks)
+
+        def depth(sign: int) -> jax.Array:
+            def near(lots: jax.Array, price: jax.Array) -> jax.Array:
+                return jnp.where(jnp.abs(price - reference) <= self.depth_ticks, jnp.maximum(sign * lots, 0), 0)
+
+            return map_reduce(jnp.add, near, lots, prices)
+
         return BookView(
             price_ticks=reference,
             volume_lots=volume,
             imbalance_lots=imbalance,
             best_bid_ticks=best_bid,
             best_ask_ticks=best_ask,
-            bid_lots=total(jnp.where(near & (rest.lots > 0), rest.lots, 0)),
-            ask_lots=total(jnp.where(near & (rest.lots < 0), -rest.lots, 0)),
+            bid_lots=depth(1),
+            ask_lots=depth(-1),
             half_spread_ticks=before.half_spread_ticks + pace * (half - before.half_spread_ticks),
         )
