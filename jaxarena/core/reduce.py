@@ -6,9 +6,12 @@ less than a running sum.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
 
 #: Longer axes are halved as arrays first, which keeps the program short.
 MAX_UNROLLED = 32
@@ -26,11 +29,7 @@ def fold(operation: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Arra
     while array.shape[0] > MAX_UNROLLED:
         half = array.shape[0] // 2
         array = jnp.concatenate([operation(array[:half], array[half : 2 * half]), array[2 * half :]])
-    rows = [array[i] for i in range(array.shape[0])]
-    while len(rows) > 1:
-        pairs = zip(rows[::2], rows[1::2], strict=False)
-        rows = [operation(a, b) for a, b in pairs] + rows[len(rows) // 2 * 2 :]
-    return rows[0]
+    return _pairwise(operation, [array[i] for i in range(array.shape[0])])
 
 
 def total(array: jax.Array, axis: int = 0) -> jax.Array:
@@ -44,20 +43,30 @@ def mean(array: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def map_reduce(
-    operation: Callable[[jax.Array, jax.Array], jax.Array], function: Callable[..., jax.Array], *arrays: jax.Array
+    operation: Callable[[jax.Array, jax.Array], jax.Array], function: Callable[[T], jax.Array], rows: T
 ) -> jax.Array:
-    """`fold(operation, function(*arrays))` for a function of rows, whose results are never kept in memory.
+    """`fold(operation, function(rows))` for a function that works row by row, whose results are not kept in memory.
 
-    >>> int(map_reduce(jnp.add, lambda x, y: x * y, jnp.arange(40), jnp.arange(40)))
+    Args:
+        operation: associative and commutative.
+        function: of some of the rows, a result for each.
+        rows: arrays `[R, ...]` in any tree.
+
+    >>> int(map_reduce(jnp.add, lambda row: row["x"] * row["y"], {"x": jnp.arange(40), "y": jnp.arange(40)}))
     20540
     """
-    size = arrays[0].shape[0]
+    size = jax.tree.leaves(rows)[0].shape[0]
     block = max(MAX_UNROLLED, -(-size // MAX_PARTS))
-    parts = [function(*(array[i : i + block] for array in arrays)) for i in range(0, size, block)]
-    *parts, tail = parts
-    while len(parts) > 1:
-        pairs = zip(parts[::2], parts[1::2], strict=False)
-        parts = [operation(a, b) for a, b in pairs] + parts[len(parts) // 2 * 2 :]
+    cut = [jax.tree.map(lambda array, i=i: array[i : i + block], rows) for i in range(0, size, block)]
+    *parts, tail = (function(part) for part in cut)
     if parts:
-        tail = jnp.concatenate([operation(parts[0][: len(tail)], tail), parts[0][len(tail) :]])
+        head = _pairwise(operation, parts)
+        tail = jnp.concatenate([operation(head[: len(tail)], tail), head[len(tail) :]])
     return fold(operation, tail)
+
+
+def _pairwise(operation: Callable[[jax.Array, jax.Array], jax.Array], arrays: list[jax.Array]) -> jax.Array:
+    while len(arrays) > 1:
+        pairs = zip(arrays[::2], arrays[1::2], strict=False)
+        arrays = [operation(a, b) for a, b in pairs] + arrays[len(arrays) // 2 * 2 :]
+    return arrays[0]

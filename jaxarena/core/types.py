@@ -5,11 +5,15 @@ slot, `W` bar of a window, `D` feature. Library functions are written for one ma
 positive, selling negative. Prices are int32 ticks, quantities int32 lots.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import jax
 import jax.numpy as jnp
 
 from jaxarena.core.money import Money
-from jaxarena.core.tree import Record
+from jaxarena.core.reduce import total
+from jaxarena.core.tree import Record, static
 
 
 class Bar(Record):
@@ -44,16 +48,64 @@ class Orders(Record):
 
     lots: jax.Array  # [N, A, K] int32, buy +, sell -, 0 for an empty slot
     limit_ticks: jax.Array  # [N, A, K] int32 ticks; 0 marks a market order
+    groups: tuple[tuple[int, int], ...] = static(default=())  # (agents, slots they use), in order; () if all use `K`
 
     @staticmethod
     def market(lots: jax.Array) -> "Orders":
         """One market order per agent and asset, `[N, A]` int32 lots."""
         return Orders(lots=lots[..., None], limit_ticks=jnp.zeros_like(lots)[..., None])
 
+    @staticmethod
+    def join(parts: Sequence["Orders"]) -> "Orders":
+        """Orders of groups of agents, one group after the other; `K` is the most slots that a group has."""
+        padded = [part.pad(max(part.lots.shape[2] for part in parts)) for part in parts]
+        alike = groupby(parts, key=lambda part: part.lots.shape[2])
+        return Orders(
+            lots=jnp.concatenate([part.lots for part in padded]),
+            limit_ticks=jnp.concatenate([part.limit_ticks for part in padded]),
+            groups=tuple((sum(len(part.lots) for part in group), slots) for slots, group in alike),
+        )
+
     def pad(self, n_slots: int) -> "Orders":
         """The same orders with empty slots behind them, `[N, A, n_slots]`."""
-        width = ((0, 0), (0, 0), (0, n_slots - self.lots.shape[2]))
-        return self if not width[2][1] else jax.tree.map(lambda leaf: jnp.pad(leaf, width), self)
+        return self.replace(lots=_pad(self.lots, n_slots), limit_ticks=_pad(self.limit_ticks, n_slots))
+
+    def overrule(self, chosen: jax.Array, lots: jax.Array) -> "Orders":
+        """The chosen agents, `[N]` bool, send market orders of `lots`, `[N, A]` int32, and nothing else."""
+        chosen, first = chosen[:, None, None], jnp.arange(self.lots.shape[2]) == 0
+        return self.replace(
+            lots=jnp.where(chosen, jnp.where(first, lots[..., None], 0), self.lots),
+            limit_ticks=jnp.where(chosen, 0, self.limit_ticks),
+        )
+
+    def to_rows(self, array: jax.Array) -> jax.Array:
+        """Of an array like `lots`, the slots that agents use: `[N, A, K]` to `[R, A]`, agent after agent."""
+        rows, first = [], 0
+        for agents, slots in self._groups():
+            part = array[first : first + agents, :, :slots]
+            rows.append(jnp.swapaxes(part, 1, 2).reshape(agents * slots, -1))
+            first += agents
+        return jnp.concatenate(rows)
+
+    def split_rows(self, rows: jax.Array) -> list[jax.Array]:
+        """`[R, A]` by groups of agents that use as many slots, `[agents, slots, A]`."""
+        blocks, first = [], 0
+        for agents, slots in self._groups():
+            blocks.append(rows[first : first + agents * slots].reshape(agents, slots, -1))
+            first += agents * slots
+        return blocks
+
+    def from_rows(self, rows: jax.Array) -> jax.Array:
+        """`[R, A]` to `[N, A, K]`, zero in slots that nobody uses."""
+        slots = self.lots.shape[2]
+        return jnp.concatenate([_pad(jnp.swapaxes(block, 1, 2), slots) for block in self.split_rows(rows)])
+
+    def by_agent(self, rows: jax.Array) -> jax.Array:
+        """Sum of the rows of each agent, `[R, A]` to `[N, A]`."""
+        return jnp.concatenate([total(block, 1) for block in self.split_rows(rows)])
+
+    def _groups(self) -> tuple[tuple[int, int], ...]:
+        return self.groups or ((self.lots.shape[0], self.lots.shape[2]),)
 
 
 class Fills(Record):
@@ -88,3 +140,9 @@ class OwnOrders(Record):
     resting_lots: jax.Array  # signed, still in the book
     resting_ticks: jax.Array  # limits of those
     resting_age: jax.Array  # auctions that they have rested for
+
+
+def _pad(array: jax.Array, n_slots: int) -> jax.Array:
+    """`[N, A, k]` to `[N, A, n_slots]`, with zeros behind."""
+    more = n_slots - array.shape[2]
+    return jnp.pad(array, ((0, 0), (0, 0), (0, more))) if more else array

@@ -210,20 +210,18 @@ class MarketEnv:
                 wrong = jnp.zeros(role.count, jnp.int32)
             orders.append(wanted)
             clipped.append(wrong)
-        slots = max(wanted.lots.shape[2] for wanted in orders)
-        everybody = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(wanted.pad(slots) for wanted in orders))
+        everybody = Orders.join(orders)
         accounts, positions = state.accounts, state.ledger.agents.lots
         called, forced = margin.forced_lots(
             positions, accounts.equity_mid, accounts.gross, accounts.initial_equity, self._limits(params)
         )
-        everybody = _where_agents(called, Orders.market(forced).pad(slots), everybody)
+        everybody = everybody.overrule(called, forced)
         if params.horizon == "terminal" and not params.mechanism.makes_price:
             closing = jnp.broadcast_to(state.step + 1 >= params.episode_length, called.shape)
-            everybody = _where_agents(closing, Orders.market(-positions).pad(slots), everybody)
-        nothing = jax.tree.map(jnp.zeros_like, everybody)
+            everybody = everybody.overrule(closing, -positions)
         return once(
             Decision(
-                orders=_where_agents(accounts.alive, everybody, nothing),
+                orders=everybody.overrule(~accounts.alive, jnp.zeros_like(positions)),
                 called=called & accounts.alive,
                 actions_clipped=jnp.concatenate(clipped),
             )
@@ -255,7 +253,7 @@ class MarketEnv:
             positions=agents.lots,
         )
         lots = once(margin.trim_slots(admitted.lots, exposure, self._limits(params)))
-        orders = Orders(lots=lots, limit_ticks=admitted.limit_ticks)
+        orders = admitted.replace(lots=lots)
         mechanism, fills, bar = params.mechanism.clear(key, mechanism, orders, quote, tick_value)
         trimmed = total(total((lots != admitted.lots).astype(jnp.int32), 2), 1)
         return Cleared(
@@ -459,11 +457,6 @@ class MarketEnv:
 
 def _rows(tree: Any, rows: slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
-
-
-def _where_agents(chosen: jax.Array, if_true: Orders, if_false: Orders) -> Orders:
-    """Orders of some agents from one place and of the others from another; `chosen` is `[N]`."""
-    return jax.tree.map(lambda a, b: jnp.where(chosen[:, None, None], a, b), if_true, if_false)
 
 
 def _indicate(params: MarketParams, carries: tuple[Any, ...], window: Window) -> tuple[Any, tuple[jax.Array, ...]]:

@@ -18,13 +18,14 @@ from jaxarena.core.draws import bits
 from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, map_reduce, total
 from jaxarena.core.tree import Record
+from jaxarena.core.types import Orders
 from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 
 #: Lots of one side of one auction stay below this, so that sums and remainders fit 32 bits.
 MAX_SIDE_LOTS = 2**30
 
-_NO_EDGE = MIN_TICKS - 2  # below the edge of every order
-_NEVER = 2**31 - 1  # above every rank and priority
+NO_EDGE = MIN_TICKS - 2  # below the edge of every order
+NEVER = 2**31 - 1  # above every rank and priority
 
 
 class Cleared(Record):
@@ -78,17 +79,18 @@ def clear(
     expect_shape("priority", priority, lots.shape)
     expect_shape("reference_ticks", reference_ticks, lots.shape[1:2])
     refused = refusals(lots, limit_ticks)
-    admitted = jnp.where(refused, 0, lots)
-    self_matched = self_matches(admitted, limit_ticks)
-    admitted = jnp.where(self_matched, 0, admitted)
-    price, volume, imbalance, filled = match(admitted, limit_ticks, reference_ticks, once(as_rows(priority)), entered)
+    orders = Orders(lots=jnp.where(refused, 0, lots), limit_ticks=limit_ticks)
+    book, self_matched = Book.of(orders)
+    if entered is not None:
+        entered = orders.to_rows(entered)
+    crossing, filled = match(book, reference_ticks, orders.to_rows(priority), entered)
     return Cleared(
-        price_ticks=price,
-        volume_lots=volume,
-        imbalance_lots=imbalance,
-        filled=filled,
+        price_ticks=crossing.price,
+        volume_lots=crossing.volume,
+        imbalance_lots=crossing.imbalance,
+        filled=orders.from_rows(book.signed(filled)),
         refused=refused,
-        self_matched=self_matched,
+        self_matched=orders.from_rows(self_matched),
     )
 
 
@@ -105,27 +107,97 @@ def refusals(lots: jax.Array, limit_ticks: jax.Array) -> jax.Array:
     return (lots != 0) & ~(priced & sized)
 
 
-def self_matches(lots: jax.Array, limit_ticks: jax.Array) -> jax.Array:
-    """Orders that cross another order of the same agent (rule 2 of `clear`), `[N, A, K]` bool."""
-    if lots.shape[2] == 1:
-        return jnp.zeros(lots.shape, bool)
-    price = _priced(lots, limit_ticks)
-    lowest_sell = fold(jnp.minimum, jnp.where(lots < 0, price, MAX_TICKS + 1), 2)[..., None]
-    highest_buy = fold(jnp.maximum, jnp.where(lots > 0, price, MIN_TICKS - 1), 2)[..., None]
-    return ((lots > 0) & (price >= lowest_sell)) | ((lots < 0) & (price <= highest_buy))
+class Book(Record):
+    """The orders of one auction as rows, one for each slot in use.
+
+    One tick more, from `edge` to the price after it, is `size` lots less of excess demand, whatever the side: there a
+    buy leaves, whose limit is the edge, and a sell comes, whose limit is the price after it. So the excess demand at
+    a price is the size of all orders whose edge is not below it, less the size of all sells.
+    """
+
+    size: jax.Array  # [R, A] int32 lots, 0 where there is no order
+    edge: jax.Array  # [R, A] int32 ticks, `NO_EDGE` where there is no order
+    buys: jax.Array  # [R, A] bool
+
+    @classmethod
+    def of(cls, orders: Orders) -> "tuple[Book, jax.Array]":
+        """The book without the orders that cross another one of the same agent (rule 2 of `clear`).
+
+        Returns:
+            The book, and which orders were cancelled, `[R, A]` bool.
+        """
+        lots, limit = orders.to_rows(orders.lots), orders.to_rows(orders.limit_ticks)
+        buys = lots > 0
+        best = jnp.where(buys, MAX_TICKS, MIN_TICKS)
+        edge = jnp.where(limit == 0, best, limit) - (~buys).astype(jnp.int32)
+        edge = jnp.where(lots == 0, NO_EDGE, edge)
+        crossed = _self_matches(orders, edge, buys)
+        size, edge = jnp.where(crossed, 0, jnp.abs(lots)), jnp.where(crossed, NO_EDGE, edge)
+        return once((cls(size=size, edge=edge, buys=buys), crossed))
+
+    @property
+    def limit(self) -> jax.Array:
+        """Limits in ticks, `[R, A]`."""
+        return self.edge + (~self.buys).astype(jnp.int32)
+
+    def signed(self, lots: jax.Array) -> jax.Array:
+        """Lots of each row, positive for buys, `[R, A]`."""
+        return jnp.where(self.buys, lots, -lots)
+
+    def total(self, lots: "Callable[[Book], jax.Array]") -> jax.Array:
+        """Sum of lots of all rows, `[A]`."""
+        return map_reduce(jnp.add, lots, self)
+
+    def highest(self, chosen: "Callable[[Book], jax.Array]") -> jax.Array:
+        """Highest edge of the rows that are chosen; `NO_EDGE` if there is none. `[A]`."""
+        return map_reduce(jnp.maximum, lambda rows: jnp.where(chosen(rows), rows.edge, NO_EDGE), self)
+
+    def lowest(self, chosen: "Callable[[Book], jax.Array]") -> jax.Array:
+        """Lowest edge of the rows that are chosen; `MAX_TICKS`, where no buy leaves, if there is none. `[A]`."""
+        return map_reduce(jnp.minimum, lambda rows: jnp.where(chosen(rows), rows.edge, MAX_TICKS), self)
+
+    def best_bid(self) -> jax.Array:
+        """Highest limit of the buys, `[A]`; below all prices if there is none."""
+        return self.highest(lambda rows: rows.buys & (rows.size > 0))
+
+    def best_ask(self) -> jax.Array:
+        """Lowest limit of the sells, `[A]`; above all prices if there is none."""
+        return self.lowest(lambda rows: ~rows.buys & (rows.size > 0)) + 1
+
+
+def _self_matches(orders: Orders, edge: jax.Array, buys: jax.Array) -> jax.Array:
+    """Orders that cross another order of the same agent, `[R, A]` bool."""
+    crossed = []
+    for edge_, buys_ in zip(orders.split_rows(edge), orders.split_rows(buys), strict=True):
+        sells_ = ~buys_ & (edge_ != NO_EDGE)
+        lowest_sell = fold(jnp.minimum, jnp.where(sells_, edge_, MAX_TICKS), 1)[:, None]
+        highest_buy = fold(jnp.maximum, jnp.where(buys_, edge_, NO_EDGE), 1)[:, None]
+        both = (buys_ & (edge_ > lowest_sell)) | (sells_ & (edge_ < highest_buy))
+        crossed.append((both if edge_.shape[1] > 1 else jnp.zeros_like(buys_)).reshape(-1, edge.shape[1]))
+    return jnp.concatenate(crossed)
+
+
+class Crossing(Record):
+    """Where demand and supply meet, `[A]` each."""
+
+    price: jax.Array  # int32 ticks
+    volume: jax.Array  # int32 lots
+    imbalance: jax.Array  # int32 lots
+    last: jax.Array  # int32 ticks, the last price at which demand is not below supply
+    buys_ration: jax.Array  # bool, the longer side, whose orders with their edge at `last` are rationed
+    rest: jax.Array  # int32 lots, what those orders get
+    wanted: jax.Array  # int32 lots, what they want
 
 
 def match(
-    lots: jax.Array, limit_ticks: jax.Array, reference: jax.Array, priority: jax.Array, entered: jax.Array | None
-) -> tuple[jax.Array, ...]:
-    """Rules 3 and 4 of `clear`: price, volume and imbalance, `[A]` each, and signed fills, `[N, A, K]`.
+    book: Book, reference: jax.Array, priority: jax.Array, entered: jax.Array | None
+) -> tuple[Crossing, jax.Array]:
+    """Rules 3 and 4 of `clear`: the price, and the lots of each row that fill, `[R, A]`.
 
-    priority: `[R, A]`, unlike the others.
+    priority, entered: as for `clear`, but of rows.
     """
-    book = once(Book.of(lots, limit_ticks))
     crossing = once(_crossing(book, reference))
-    filled = _fills(book, crossing, priority, None if entered is None else as_rows(entered))
-    return crossing.price, crossing.volume, crossing.imbalance, once(_slots(filled, lots.shape))
+    return crossing, once(_fills(book, crossing, priority, entered))
 
 
 def shuffled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -144,66 +216,29 @@ def shuffled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return x.astype(jnp.int32).reshape(shape)
 
 
-class _Crossing(Record):
-    """Where demand and supply meet, `[A]` each."""
-
-    price: jax.Array  # int32 ticks
-    volume: jax.Array  # int32 lots
-    imbalance: jax.Array  # int32 lots
-    last: jax.Array  # int32 ticks, the last price at which demand is not below supply
-    buys_ration: jax.Array  # bool, the longer side
-    rest: jax.Array  # int32 lots for the orders at the margin
-    wanted: jax.Array  # int32 lots of the orders at the margin
-
-
-class Book(Record):
-    """The orders of one auction as rows, a slot each; `R = N * K`.
-
-    One lot more at a price above `edge` is one lot less of excess demand, whichever the side: a buy leaves above its
-    limit, and a sell comes at its limit, which is the price after its edge. So excess demand at `p` is the size of
-    the orders whose edge is at or above `p`, less the size of all sells.
-    """
-
-    size: jax.Array  # [R, A] int32 lots
-    edge: jax.Array  # [R, A] int32 ticks, below all prices where there is no order
-    buys: jax.Array  # [R, A] bool
-
-    @classmethod
-    def of(cls, lots: jax.Array, limit_ticks: jax.Array) -> "Book":
-        """From `[N, A, K]`."""
-        lots, price = as_rows(lots), as_rows(limit_ticks)
-        buys = lots > 0
-        edge = jnp.where(buys, jnp.where(price == 0, MAX_TICKS, price), jnp.where(price == 0, MIN_TICKS, price) - 1)
-        return cls(size=jnp.abs(lots), edge=jnp.where(lots == 0, _NO_EDGE, edge), buys=buys)
-
-
-def _crossing(book: Book, reference: jax.Array) -> _Crossing:
+def _crossing(book: Book, reference: jax.Array) -> Crossing:
     """Rule 3 of `clear`.
 
     Excess demand falls with the price. Below `last`, the last price at which it is not negative, supply limits the
     volume; above it demand does. So the best volume is found at `last` or at the price after it, and the prices that
     are as good as either form an interval that ends there.
     """
-    rows = book.size, book.edge, book.buys
-    supply = map_reduce(jnp.add, lambda size, edge, buys: jnp.where(buys, 0, size), *rows)
-    best_bid = map_reduce(jnp.maximum, lambda edge, buys: jnp.where(buys, edge, MIN_TICKS - 1), *rows[1:])
-    best_ask = 1 + map_reduce(
-        jnp.minimum, lambda edge, buys: jnp.where(buys | (edge == _NO_EDGE), MAX_TICKS, edge), *rows[1:]
-    )
 
     def above(price: jax.Array) -> jax.Array:
-        """Size of the orders whose edge is at or above a price."""
-        return map_reduce(jnp.add, lambda size, edge: jnp.where(edge >= price, size, 0), *rows[:2])
+        """Lots of orders whose edge is not below a price."""
+        return book.total(lambda rows: jnp.where(rows.edge >= price, rows.size, 0))
 
     def demand(price: jax.Array) -> jax.Array:
         """Lots that buyers want at a price."""
-        return map_reduce(jnp.add, lambda size, edge, buys: jnp.where(buys & (edge >= price), size, 0), *rows)
+        return book.total(lambda rows: jnp.where(rows.buys & (rows.edge >= price), rows.size, 0))
 
+    sells = book.total(lambda rows: jnp.where(rows.buys, 0, rows.size))
+    best_ask, best_bid = book.best_ask(), book.best_bid()
     crossed = best_bid >= best_ask
     low = jnp.where(crossed, best_ask - 1, reference)
-    last = once(_last(lambda p: above(p) >= supply, low, jnp.where(crossed, best_bid + 1, low + 1)))
+    last = once(_last(lambda p: above(p) >= sells, low, jnp.where(crossed, best_bid + 1, low + 1)))
     after = last + 1
-    excess, excess_after = above(last) - supply, above(after) - supply
+    excess, excess_after = above(last) - sells, above(after) - sells
     wanted, wanted_after = demand(last), demand(after)
     offered, offered_after = wanted - excess, wanted_after - excess_after
     volume = jnp.where(crossed, jnp.maximum(offered, wanted_after), 0)
@@ -211,40 +246,37 @@ def _crossing(book: Book, reference: jax.Array) -> _Crossing:
     at_last, at_after = offered == volume, wanted_after == volume
     take_last = at_last & (~at_after | (surplus <= shortage))
     take_after = at_after & (~at_last | (shortage <= surplus))
-    edge_before = map_reduce(jnp.maximum, lambda edge: jnp.where(edge < last, edge, _NO_EDGE), book.edge)
-    edge_after = map_reduce(jnp.minimum, lambda edge: jnp.where(edge > last, edge, MAX_TICKS), book.edge)
-    first = jnp.where(take_last, jnp.maximum(edge_before + 1, MIN_TICKS), after)
-    final = jnp.where(take_after, edge_after, last)
+    lowest = jnp.maximum(book.highest(lambda rows: rows.edge < last) + 1, MIN_TICKS)
+    highest = book.lowest(lambda rows: rows.edge > last)
+    first, final = jnp.where(take_last, lowest, after), jnp.where(take_after, highest, last)
     price = jnp.where(volume > 0, jnp.clip(reference, first, final), reference)
-    return _Crossing(
+    at_last = price <= last
+    buys_ration = take_last & at_last
+    return Crossing(
         price=price,
         volume=volume,
-        imbalance=jnp.where(price <= last, excess, excess_after),
+        imbalance=jnp.where(at_last, excess, excess_after),
         last=last,
-        buys_ration=take_last & (price <= last),
-        rest=volume - jnp.where(take_last & (price <= last), wanted_after, offered),
-        wanted=jnp.where(take_last & (price <= last), wanted - wanted_after, offered_after - offered),
+        buys_ration=buys_ration,
+        rest=volume - jnp.where(buys_ration, wanted_after, offered),
+        wanted=jnp.where(buys_ration, wanted - wanted_after, offered_after - offered),
     )
 
 
-def _fills(book: Book, crossing: _Crossing, priority: jax.Array, entered: jax.Array | None) -> jax.Array:
-    """Rule 4 of `clear`: signed lots of all rows, `[R, A]`."""
+def _fills(book: Book, crossing: Crossing, priority: jax.Array, entered: jax.Array | None) -> jax.Array:
+    """Rule 4 of `clear`: lots of all rows, `[R, A]`."""
     last, traded = crossing.last, crossing.volume > 0
-    full = traded & jnp.where(book.buys, book.edge > last, book.edge < last)
     marginal = traded & (book.edge == last) & (book.buys == crossing.buys_ration)
     wanted = jnp.where(marginal, book.size, 0)
     if entered is not None:
-        wanted = once(wanted)
-        rank = jnp.where(marginal, entered - fold(jnp.minimum, entered), _NEVER)
-        served = _serve(crossing.rest, wanted, rank, priority)
+        rank = jnp.where(marginal, entered - fold(jnp.minimum, entered), NEVER)
+        served = _serve(crossing.rest, once(wanted), once(rank), priority)
     else:
         share, remainder = _proportion(wanted, crossing.rest, jnp.maximum(crossing.wanted, 1))
-        rank = jnp.where(remainder > 0, crossing.wanted - remainder, _NEVER)
-        rank = once(rank)
-        left = once(crossing.rest - total(share))
-        served = share + _serve(left, None, rank, priority)
-    filled = jnp.where(full, book.size, served)
-    return jnp.where(book.buys, filled, -filled)
+        rank = jnp.where(remainder > 0, crossing.wanted - remainder, NEVER)
+        served = share + _serve(once(crossing.rest - total(share)), None, once(rank), priority)
+    full = traded & jnp.where(book.buys, book.edge > last, book.edge < last)
+    return jnp.where(full, book.size, served)
 
 
 def _proportion(part: jax.Array, rest: jax.Array, whole: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -268,7 +300,7 @@ def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priorit
     Args:
         budget: `[A]` int32.
         wanted: `[R, A]` int32, or None where every row wants one.
-        rank: `[R, A]` int32, not negative; `_NEVER` for rows that want nothing.
+        rank: `[R, A]` int32, not negative; `NEVER` for rows that want nothing.
         priority: `[R, A]` int32, not negative, all different.
     """
 
@@ -276,14 +308,14 @@ def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priorit
         """What the rows before a turn want, `[A]`."""
         if wanted is None:
             return map_reduce(jnp.add, lambda rank: (rank < turn).astype(jnp.int32), rank)
-        return map_reduce(jnp.add, lambda rank, wanted: jnp.where(rank < turn, wanted, 0), rank, wanted)
+        return map_reduce(jnp.add, lambda rows: jnp.where(rows[0] < turn, rows[1], 0), (rank, wanted))
 
     def last_turn(rank: jax.Array) -> jax.Array:
-        top = map_reduce(jnp.maximum, lambda rank: jnp.where(rank == _NEVER, 0, rank), rank)
+        top = map_reduce(jnp.maximum, lambda rank: jnp.where(rank == NEVER, 0, rank), rank)
         return once(_last(lambda turn: before(rank, turn) <= budget, jnp.zeros_like(budget), top + 2))
 
     level = last_turn(rank)
-    rank = once(jnp.where(rank < level, -1, jnp.where(rank == level, priority, _NEVER)))
+    rank = once(jnp.where(rank < level, -1, jnp.where(rank == level, priority, NEVER)))
     turn = last_turn(rank)
     if wanted is None:
         return (rank < turn).astype(jnp.int32)
@@ -300,19 +332,3 @@ def _last(holds: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Arr
         return jnp.where(held, middle, low), jnp.where(held, high, middle)
 
     return jax.lax.while_loop(lambda bounds: (bounds[1] - bounds[0] > 1).any(), halve, (low, high))[0]
-
-
-def _priced(lots: jax.Array, limit_ticks: jax.Array) -> jax.Array:
-    """Limits in ticks, market orders at the last price of their side."""
-    return jnp.where(limit_ticks == 0, jnp.where(lots > 0, MAX_TICKS, MIN_TICKS), limit_ticks)
-
-
-def as_rows(array: jax.Array) -> jax.Array:
-    """`[N, A, K]` to `[R, A]`."""
-    return jnp.swapaxes(array, 1, 2).reshape(-1, array.shape[1])
-
-
-def _slots(rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`[R, A]` to `[N, A, K]`."""
-    n, assets, k = shape
-    return jnp.swapaxes(rows.reshape(n, k, assets), 1, 2)

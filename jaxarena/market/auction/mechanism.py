@@ -11,21 +11,21 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range, expect_shape
 from jaxarena.core.money import Money
-from jaxarena.core.reduce import fold, map_reduce, total
+from jaxarena.core.reduce import fold, total
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import KEEP, Bar, BookView, Fills, Orders, OwnOrders, Quote
 from jaxarena.market.auction.clearing import (
     MAX_SIDE_LOTS,
-    as_rows,
+    Book,
+    Crossing,
     largest_order,
     match,
     refusals,
-    self_matches,
     shuffled,
 )
 from jaxarena.market.costs import BPS
 from jaxarena.market.mechanism import Mechanism
-from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
+from jaxarena.market.processes import MAX_TICKS
 
 Rationing = Literal["pro_rata", "time"]
 
@@ -104,39 +104,38 @@ class CallAuction(Mechanism):
             limits = jnp.where(stays, rests.limit_ticks, limits)
             entered = jnp.where(stays, rests.entered, state.auctions)
             state = state.replace(resting=rests.replace(entered=entered))
-        return state, Orders(lots=lots, limit_ticks=limits), total(total(refused.astype(jnp.int32), 2), 1)
+        return state, orders.replace(lots=lots, limit_ticks=limits), total(total(refused.astype(jnp.int32), 2), 1)
 
     def clear(
         self, key: jax.Array, state: AuctionState, orders: Orders, quote: Quote, tick_value: jax.Array
     ) -> tuple[AuctionState, Fills, Bar]:
         """See `Mechanism.clear`."""
         expect_shape("orders.limit_ticks", orders.limit_ticks, orders.lots.shape)
-        before, crossed = state.book.price_ticks, self_matches(orders.lots, orders.limit_ticks)
-        lots, limits = jnp.where(crossed, 0, orders.lots), orders.limit_ticks
-        entered = state.resting.entered if state.resting is not None and self.rationing == "time" else None
-        if self.rationing == "time" and entered is None:
-            entered = jnp.zeros_like(lots)
-        price, volume, imbalance, filled = match(
-            lots, limits, before, shuffled(key, (lots.size // before.size, before.size)), entered
-        )
-        bought, sold = total(jnp.maximum(filled, 0), 2), total(jnp.maximum(-filled, 0), 2)
-        passive = jnp.where(filled > 0, limits <= before[:, None], limits >= before[:, None])
-        provided = total(jnp.where(passive, jnp.abs(filled), 0), 2)
+        before = state.book.price_ticks
+        book, self_matched = Book.of(orders)
+        entered = None
+        if self.rationing == "time":
+            entered = orders.to_rows(jnp.zeros_like(orders.lots) if state.resting is None else state.resting.entered)
+        crossing, lots = match(book, before, shuffled(key, book.size.shape), entered)
+        provided = jnp.where(book.buys, book.limit <= before, book.limit >= before)
+        bought, sold = orders.by_agent(jnp.where(book.buys, lots, 0)), orders.by_agent(jnp.where(book.buys, 0, lots))
+        maker_lots = orders.by_agent(jnp.where(provided, lots, 0))
         fills = Fills(
             bought=bought,
             sold=sold,
-            cash=Money.of_lots(price, sold - bought, tick_value),
-            maker_lots=provided,
-            taker_lots=bought + sold - provided,
-            orders_rejected=jnp.zeros(lots.shape[0], jnp.int32),
-            self_matched=total(total(crossed.astype(jnp.int32), 2), 1),
+            cash=Money.of_lots(crossing.price, sold - bought, tick_value),
+            maker_lots=maker_lots,
+            taker_lots=bought + sold - maker_lots,
+            orders_rejected=jnp.zeros(bought.shape[0], jnp.int32),
+            self_matched=total(orders.by_agent(self_matched.astype(jnp.int32)), 1),
         )
-        book = self._seen(state.book, lots - filled, limits, price, volume, imbalance)
+        price, volume, filled = crossing.price, crossing.volume, orders.from_rows(book.signed(lots))
+        left = orders.from_rows(book.signed(book.size - lots))
         after = AuctionState(
-            book=book,
+            book=self._seen(state.book, book.replace(size=book.size - lots), crossing),
             mark_ticks=jnp.where(volume >= jnp.maximum(self.mark_volume, 1), price, state.mark_ticks),
             filled=filled,
-            resting=state.resting and state.resting.replace(lots=lots - filled, limit_ticks=limits),
+            resting=state.resting and state.resting.replace(lots=left, limit_ticks=orders.limit_ticks),
             auctions=state.auctions + 1,
         )
         high, low = jnp.maximum(before, price), jnp.minimum(before, price)
@@ -192,40 +191,27 @@ class CallAuction(Mechanism):
                 f"allow {most // 2} in a call auction; lower it"
             )
 
-    def _seen(
-        self,
-        before: BookView,
-        left: jax.Array,
-        limits: jax.Array,
-        price: jax.Array,
-        volume: jax.Array,
-        imbalance: jax.Array,
-    ) -> BookView:
-        """What is shown after an auction that left these lots unfilled."""
-        lots, prices = as_rows(left), as_rows(limits)
-        best_bid = map_reduce(jnp.maximum, lambda lots, price: jnp.where(lots > 0, price, MIN_TICKS - 1), lots, prices)
-        best_ask = map_reduce(jnp.minimum, lambda lots, price: jnp.where(lots < 0, price, MAX_TICKS + 1), lots, prices)
+    def _seen(self, before: BookView, left: Book, crossing: Crossing) -> BookView:
+        """What is shown after an auction that left these orders unfilled."""
+        best_bid, best_ask = jnp.maximum(left.best_bid(), 0), left.best_ask()
         best_ask = jnp.where(best_ask > MAX_TICKS, 0, best_ask)
         both = (best_bid > 0) & (best_ask > 0)
         half = jnp.maximum(best_ask - best_bid, 0) * 0.5
         pace = jnp.where(both, 1.0 - jnp.asarray(self.spread_memory), 0.0)
-        open_price = jnp.maximum(price, best_bid)  # only matters where nothing traded: then no bid reaches an ask
+        open_price = jnp.maximum(crossing.price, best_bid)  # only matters where nothing traded: no bid reaches an ask
         open_price = jnp.where(best_ask > 0, jnp.minimum(open_price, best_ask), open_price)
-        reference = jnp.where(volume > 0, price, open_price)
+        reference = jnp.where(crossing.volume > 0, crossing.price, open_price)
 
-        def depth(sign: int) -> jax.Array:
-            def near(lots: jax.Array, price: jax.Array) -> jax.Array:
-                return jnp.where(jnp.abs(price - reference) <= self.depth_ticks, jnp.maximum(sign * lots, 0), 0)
-
-            return map_reduce(jnp.add, near, lots, prices)
+        def near(rows: Book) -> jax.Array:
+            return jnp.where(jnp.abs(rows.limit - reference) <= self.depth_ticks, rows.size, 0)
 
         return BookView(
             price_ticks=reference,
-            volume_lots=volume,
-            imbalance_lots=imbalance,
+            volume_lots=crossing.volume,
+            imbalance_lots=crossing.imbalance,
             best_bid_ticks=best_bid,
             best_ask_ticks=best_ask,
-            bid_lots=depth(1),
-            ask_lots=depth(-1),
+            bid_lots=left.total(lambda rows: jnp.where(rows.buys, near(rows), 0)),
+            ask_lots=left.total(lambda rows: jnp.where(rows.buys, 0, near(rows))),
             half_spread_ticks=before.half_spread_ticks + pace * (half - before.half_spread_ticks),
         )
