@@ -323,12 +323,12 @@ def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priorit
 
 
 def _last(holds: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
-    """The last integer in `[low, high)` up to which `holds`; it holds at `low`. `[A]` int32, by bisection."""
+    """The last integer in `[low, high)` up to which `holds`; it holds at `low`. `[A]` int32, bit by bit."""
 
-    def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        held = holds(middle)
-        return jnp.where(held, middle, low), jnp.where(held, high, middle)
+    def advance(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, step = carry
+        further = low + step
+        return jnp.where((further < high) & holds(further), further, low), step >> 1
 
-    return jax.lax.while_loop(lambda bounds: (bounds[1] - bounds[0] > 1).any(), halve, (low, high))[0]
+    step = (1 << 31 - jax.lax.clz(high - low - 1)) * (high - low > 1)  # highest power of two below the width
+    return jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), advance, (low, step))[0]
