@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jaxarena.agents import Fundamentalist, MarketMaker, NoiseTrader, TrendFollower
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.draws import fold_in
-from jaxarena.core.reduce import total
+from jaxarena.core.reduce import map_reduce, total
+from jaxarena.core.types import Orders
 from jaxarena.env.actions import LimitQuotes
 from jaxarena.env.env import MarketEnv
 from jaxarena.env.observations import AuctionBook, Inventory, OwnOrders
@@ -131,6 +132,11 @@ def market(agents: int, learned: int) -> tuple[MarketEnv, MarketParams]:
     return MarketEnv.build(params)
 
 
+def sent(orders: Orders) -> jax.Array:
+    """Slots that are not empty, `[]` int32."""
+    return total(map_reduce(jnp.add, lambda lots: (lots != 0).astype(jnp.int32), orders.lots).reshape(-1))
+
+
 def ours(num_markets: int, agents: int, learned: int, steps: int, *, observe: bool) -> Program:
     """The market with random actions of its learned agents; outputs are reduced into the carry."""
     env, params = market(agents, learned)
@@ -139,8 +145,7 @@ def ours(num_markets: int, agents: int, learned: int, steps: int, *, observe: bo
         orders = env.decide(fold_in(key, 0), state, action, params).orders  # the same as in the step: computed once
         state, reward, *_ = env.transition(key, state, action, params)
         seen = total(env.observe(state, params)["maker"].reshape(-1)) if observe else jnp.zeros(())
-        events = total((orders.lots != 0).astype(jnp.int32).reshape(-1))
-        return state, total(reward["maker"]) + seen, events
+        return state, total(reward["maker"]) + seen, sent(orders)
 
     step = vmap_last(one, (True, True, True))
     markets = Markets(env, num_markets)
@@ -181,7 +186,7 @@ def trading(num_markets: int, agents: int, steps: int) -> Program:
             close=quote.bar.close,
             private=state.private.replace(signals=env.signals(fold_in(key, 3), quote.bar.close, params)),
         )
-        return after, total((orders.lots != 0).astype(jnp.int32).reshape(-1))
+        return after, sent(orders)
 
     step = vmap_last(one, (True, True))
     markets = Markets(env, num_markets)

@@ -198,9 +198,18 @@ class MarketEnv:
 
     def decide(self, key: jax.Array, state: MarketState, action: ByRole, params: MarketParams) -> Decision:
         """What every agent wants to trade, seeing bar t: learners, strategies, and margin calls over both."""
-        market = self.market_view(state, params)
+        market, accounts, positions = self.market_view(state, params), state.accounts, state.ledger.agents.lots
+        called, forced = margin.forced_lots(
+            positions, accounts.equity_mid, accounts.gross, accounts.initial_equity, self._limits(params)
+        )
+        called &= accounts.alive
+        overruled = called | ~accounts.alive
+        if params.horizon == "terminal" and not params.mechanism.makes_price:
+            closing = state.step + 1 >= params.episode_length
+            overruled, forced = overruled | closing, jnp.where(closing, -positions, forced)
+        forced = jnp.where(accounts.alive[:, None], forced, 0)
         orders, clipped = [], []
-        for index, role in enumerate(params.roles):
+        for index, (role, rows) in enumerate(self._slices(params)):
             account = self.account_view(role.name, state, params)
             if role.learned:
                 expect_shape(f"action[{role.name!r}]", action[role.name], self._action_shape(role))
@@ -208,23 +217,10 @@ class MarketEnv:
             else:
                 wanted = role.strategy.act(fold_in(key, index), market, account)
                 wrong = jnp.zeros(role.count, jnp.int32)
-            orders.append(wanted)
+            orders.append(wanted.overrule(overruled[rows], forced[rows]))
             clipped.append(wrong)
-        everybody = Orders.join(orders)
-        accounts, positions = state.accounts, state.ledger.agents.lots
-        called, forced = margin.forced_lots(
-            positions, accounts.equity_mid, accounts.gross, accounts.initial_equity, self._limits(params)
-        )
-        everybody = everybody.overrule(called, forced)
-        if params.horizon == "terminal" and not params.mechanism.makes_price:
-            closing = jnp.broadcast_to(state.step + 1 >= params.episode_length, called.shape)
-            everybody = everybody.overrule(closing, -positions)
         return once(
-            Decision(
-                orders=everybody.overrule(~accounts.alive, jnp.zeros_like(positions)),
-                called=called & accounts.alive,
-                actions_clipped=jnp.concatenate(clipped),
-            )
+            Decision(orders=Orders.join(orders), called=called, actions_clipped=jnp.concatenate(clipped)),
         )
 
     def advance(self, key: jax.Array, state: MarketState, params: MarketParams) -> tuple[Any, Quote]:

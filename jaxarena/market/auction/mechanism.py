@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxarena.core.checks import expect_range, expect_shape
 from jaxarena.core.money import Money
+from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, total
 from jaxarena.core.tree import Record, static
 from jaxarena.core.types import KEEP, Bar, BookView, Fills, Orders, OwnOrders, Quote
@@ -118,8 +119,8 @@ class CallAuction(Mechanism):
             entered = orders.to_rows(jnp.zeros_like(orders.lots) if state.resting is None else state.resting.entered)
         crossing, lots = match(book, before, shuffled(key, book.size.shape), entered)
         provided = jnp.where(book.buys, book.limit <= before, book.limit >= before)
-        bought, sold = orders.by_agent(jnp.where(book.buys, lots, 0)), orders.by_agent(jnp.where(book.buys, 0, lots))
-        maker_lots = orders.by_agent(jnp.where(provided, lots, 0))
+        parts = jnp.where(book.buys, lots, 0), jnp.where(book.buys, 0, lots), jnp.where(provided, lots, 0)
+        bought, sold, maker_lots = once(tuple(orders.by_agent(part) for part in parts))
         fills = Fills(
             bought=bought,
             sold=sold,
