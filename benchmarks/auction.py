@@ -134,7 +134,7 @@ def market(agents: int, learned: int) -> tuple[MarketEnv, MarketParams]:
 
 def sent(orders: Orders) -> jax.Array:
     """Slots that are not empty, `[]` int32."""
-    return total(map_reduce(jnp.add, lambda lots: (lots != 0).astype(jnp.int32), orders.lots).reshape(-1))
+    return total(map_reduce(jnp.add, lambda lots: total((lots != 0).astype(jnp.int32), 2), orders.lots))
 
 
 def ours(num_markets: int, agents: int, learned: int, steps: int, *, observe: bool) -> Program:

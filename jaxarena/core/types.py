@@ -78,17 +78,20 @@ class Orders(Record):
             limit_ticks=jnp.where(chosen, 0, self.limit_ticks),
         )
 
-    def to_rows(self, array: jax.Array) -> jax.Array:
-        """Of an array like `lots`, the slots that agents use: `[N, A, K]` to `[R, A]`, agent after agent."""
-        rows, first = [], 0
+    def split(self, array: jax.Array) -> list[jax.Array]:
+        """An array like `lots` by groups of agents with as many slots: `[N, A, K]` to `[agents, slots, A]` each."""
+        blocks, first = [], 0
         for agents, slots in self._groups():
-            part = array[first : first + agents, :, :slots]
-            rows.append(jnp.swapaxes(part, 1, 2).reshape(agents * slots, -1))
+            blocks.append(jnp.swapaxes(array[first : first + agents, :, :slots], 1, 2))
             first += agents
-        return jnp.concatenate(rows)
+        return blocks
+
+    def to_rows(self, array: jax.Array) -> jax.Array:
+        """The slots in use of an array like `lots`, agent after agent: `[N, A, K]` to `[R, A]`."""
+        return join_rows(self.split(array))
 
     def split_rows(self, rows: jax.Array) -> list[jax.Array]:
-        """`[R, A]` by groups of agents that use as many slots, `[agents, slots, A]`."""
+        """Rows by groups, `[R, A]` to `[agents, slots, A]` each."""
         blocks, first = [], 0
         for agents, slots in self._groups():
             blocks.append(rows[first : first + agents * slots].reshape(agents, slots, -1))
@@ -140,6 +143,11 @@ class OwnOrders(Record):
     resting_lots: jax.Array  # signed, still in the book
     resting_ticks: jax.Array  # limits of those
     resting_age: jax.Array  # auctions that they have rested for
+
+
+def join_rows(blocks: Sequence[jax.Array]) -> jax.Array:
+    """Groups of `[agents, slots, A]` as rows, `[R, A]`."""
+    return jnp.concatenate([block.reshape(-1, block.shape[2]) for block in blocks])
 
 
 def _pad(array: jax.Array, n_slots: int) -> jax.Array:

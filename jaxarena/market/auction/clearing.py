@@ -18,7 +18,7 @@ from jaxarena.core.draws import bits
 from jaxarena.core.once import once
 from jaxarena.core.reduce import fold, map_reduce, total
 from jaxarena.core.tree import Record
-from jaxarena.core.types import Orders
+from jaxarena.core.types import Orders, join_rows
 from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 
 #: Lots of one side of one auction stay below this, so that sums and remainders fit 32 bits.
@@ -126,19 +126,11 @@ class Book(Record):
         Returns:
             The book, and which orders were cancelled, `[R, A]` bool.
         """
-        lots, limit = orders.to_rows(orders.lots), orders.to_rows(orders.limit_ticks)
-        buys = lots > 0
-        best = jnp.where(buys, MAX_TICKS, MIN_TICKS)
-        edge = jnp.where(limit == 0, best, limit) - (~buys).astype(jnp.int32)
-        edge = jnp.where(lots == 0, NO_EDGE, edge)
-        crossed = _self_matches(orders, edge, buys)
-        size, edge = jnp.where(crossed, 0, jnp.abs(lots)), jnp.where(crossed, NO_EDGE, edge)
+        groups = [
+            _group(*part) for part in zip(orders.split(orders.lots), orders.split(orders.limit_ticks), strict=True)
+        ]
+        size, edge, buys, crossed = (join_rows(blocks) for blocks in zip(*groups, strict=True))
         return once((cls(size=size, edge=edge, buys=buys), crossed))
-
-    @property
-    def limit(self) -> jax.Array:
-        """Limits in ticks, `[R, A]`."""
-        return self.edge + (~self.buys).astype(jnp.int32)
 
     def signed(self, lots: jax.Array) -> jax.Array:
         """Lots of each row, positive for buys, `[R, A]`."""
@@ -165,16 +157,17 @@ class Book(Record):
         return self.lowest(lambda rows: ~rows.buys & (rows.size > 0)) + 1
 
 
-def _self_matches(orders: Orders, edge: jax.Array, buys: jax.Array) -> jax.Array:
-    """Orders that cross another order of the same agent, `[R, A]` bool."""
-    crossed = []
-    for edge_, buys_ in zip(orders.split_rows(edge), orders.split_rows(buys), strict=True):
-        sells_ = ~buys_ & (edge_ != NO_EDGE)
-        lowest_sell = fold(jnp.minimum, jnp.where(sells_, edge_, MAX_TICKS), 1)[:, None]
-        highest_buy = fold(jnp.maximum, jnp.where(buys_, edge_, NO_EDGE), 1)[:, None]
-        both = (buys_ & (edge_ > lowest_sell)) | (sells_ & (edge_ < highest_buy))
-        crossed.append((both if edge_.shape[1] > 1 else jnp.zeros_like(buys_)).reshape(-1, edge.shape[1]))
-    return jnp.concatenate(crossed)
+def _group(lots: jax.Array, limit: jax.Array) -> tuple[jax.Array, ...]:
+    """Size, edge, side and self-matches of agents with as many slots, `[agents, slots, A]` each."""
+    buys = lots > 0
+    limit = jnp.where(limit == 0, jnp.where(buys, MAX_TICKS, MIN_TICKS), limit)
+    edge = jnp.where(buys, limit, jnp.where(lots < 0, limit - 1, NO_EDGE))
+    crossed = jnp.zeros(lots.shape, bool)
+    if lots.shape[1] > 1:
+        lowest_sell = fold(jnp.minimum, jnp.where(lots < 0, edge, MAX_TICKS), 1)[:, None]
+        highest_buy = fold(jnp.maximum, jnp.where(buys, edge, NO_EDGE), 1)[:, None]
+        crossed = jnp.where(buys, edge > lowest_sell, (lots < 0) & (edge < highest_buy))
+    return jnp.where(crossed, 0, jnp.abs(lots)), jnp.where(crossed, NO_EDGE, edge), buys, crossed
 
 
 class Crossing(Record):

@@ -118,7 +118,7 @@ class CallAuction(Mechanism):
         if self.rationing == "time":
             entered = orders.to_rows(jnp.zeros_like(orders.lots) if state.resting is None else state.resting.entered)
         crossing, lots = match(book, before, shuffled(key, book.size.shape), entered)
-        provided = jnp.where(book.buys, book.limit <= before, book.limit >= before)
+        provided = jnp.where(book.buys, book.edge <= before, book.edge >= before - 1)
         parts = jnp.where(book.buys, lots, 0), jnp.where(book.buys, 0, lots), jnp.where(provided, lots, 0)
         bought, sold, maker_lots = once(tuple(orders.by_agent(part) for part in parts))
         fills = Fills(
@@ -130,13 +130,17 @@ class CallAuction(Mechanism):
             orders_rejected=jnp.zeros(bought.shape[0], jnp.int32),
             self_matched=total(orders.by_agent(self_matched.astype(jnp.int32)), 1),
         )
-        price, volume, filled = crossing.price, crossing.volume, orders.from_rows(book.signed(lots))
-        left = orders.from_rows(book.signed(book.size - lots))
+        price, volume = crossing.price, crossing.volume
+        left = book.replace(size=once(book.size - lots))
+        resting = state.resting
+        if resting is not None:
+            unfilled = orders.from_rows(left.signed(left.size))
+            resting = resting.replace(lots=unfilled, limit_ticks=orders.limit_ticks)
         after = AuctionState(
-            book=self._seen(state.book, book.replace(size=book.size - lots), crossing),
+            book=self._seen(state.book, left, crossing),
             mark_ticks=jnp.where(volume >= jnp.maximum(self.mark_volume, 1), price, state.mark_ticks),
-            filled=filled,
-            resting=state.resting and state.resting.replace(lots=left, limit_ticks=orders.limit_ticks),
+            filled=orders.from_rows(book.signed(lots)),
+            resting=resting,
             auctions=state.auctions + 1,
         )
         high, low = jnp.maximum(before, price), jnp.minimum(before, price)
@@ -203,8 +207,8 @@ class CallAuction(Mechanism):
         open_price = jnp.where(best_ask > 0, jnp.minimum(open_price, best_ask), open_price)
         reference = jnp.where(crossing.volume > 0, crossing.price, open_price)
 
-        def near(rows: Book) -> jax.Array:
-            return jnp.where(jnp.abs(rows.limit - reference) <= self.depth_ticks, rows.size, 0)
+        def near(rows: Book, price: jax.Array) -> jax.Array:
+            return jnp.where(jnp.abs(rows.edge - price) <= self.depth_ticks, rows.size, 0)
 
         return BookView(
             price_ticks=reference,
@@ -212,7 +216,7 @@ class CallAuction(Mechanism):
             imbalance_lots=crossing.imbalance,
             best_bid_ticks=best_bid,
             best_ask_ticks=best_ask,
-            bid_lots=left.total(lambda rows: jnp.where(rows.buys, near(rows), 0)),
-            ask_lots=left.total(lambda rows: jnp.where(rows.buys, 0, near(rows))),
+            bid_lots=left.total(lambda rows: jnp.where(rows.buys, near(rows, reference), 0)),
+            ask_lots=left.total(lambda rows: jnp.where(rows.buys, 0, near(rows, reference - 1))),
             half_spread_ticks=before.half_spread_ticks + pace * (half - before.half_spread_ticks),
         )
