@@ -305,7 +305,7 @@ def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priorit
 
     def last_turn(rank: jax.Array) -> jax.Array:
         top = map_reduce(jnp.maximum, lambda rank: jnp.where(rank == NEVER, 0, rank), rank)
-        return once(_last(lambda turn: before(rank, turn) <= budget, jnp.zeros_like(budget), top + 2))
+        return once(_last(lambda turn: before(rank, turn) <= budget, jnp.zeros_like(budget), top + 1))
 
     level = last_turn(rank)
     rank = once(jnp.where(rank < level, -1, jnp.where(rank == level, priority, NEVER)))
