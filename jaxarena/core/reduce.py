@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 T = TypeVar("T")
+Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
 #: Longer axes are halved as arrays first, which keeps the program short.
 MAX_UNROLLED = 32
@@ -19,7 +20,7 @@ MAX_UNROLLED = 32
 MAX_PARTS = 16
 
 
-def fold(operation: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array, axis: int = 0) -> jax.Array:
+def fold(operation: Operation, array: jax.Array, axis: int = 0) -> jax.Array:
     """Combine the rows along `axis` by pairs with an associative and commutative operation.
 
     >>> int(fold(jnp.maximum, jnp.array([3, 7, 5])))
@@ -42,9 +43,7 @@ def mean(array: jax.Array, axis: int = 0) -> jax.Array:
     return total(array, axis) / array.shape[axis]
 
 
-def map_reduce(
-    operation: Callable[[jax.Array, jax.Array], jax.Array], function: Callable[[T], jax.Array], rows: T
-) -> jax.Array:
+def map_reduce(operation: Operation, function: Callable[[T], jax.Array], rows: T) -> jax.Array:
     """`fold(operation, function(rows))` for a function that works row by row, whose results are not kept in memory.
 
     Args:
@@ -55,17 +54,22 @@ def map_reduce(
     >>> int(map_reduce(jnp.add, lambda row: row["x"] * row["y"], {"x": jnp.arange(40), "y": jnp.arange(40)}))
     20540
     """
-    size = jax.tree.leaves(rows)[0].shape[0]
-    block = max(MAX_UNROLLED, -(-size // MAX_PARTS))
-    cut = [jax.tree.map(lambda array, i=i: array[i : i + block], rows) for i in range(0, size, block)]
-    *parts, tail = (function(part) for part in cut)
+    size, reach = jax.tree.leaves(rows)[0].shape[0], MAX_UNROLLED * MAX_PARTS
+    starts = range(0, size, reach)
+    return _pairwise(operation, [_reduce_some(operation, function, rows, i, min(i + reach, size)) for i in starts])
+
+
+def _reduce_some(operation: Operation, function: Callable[[T], jax.Array], rows: T, start: int, stop: int) -> jax.Array:
+    """`map_reduce` of the rows from `start` to `stop`, in one loop over blocks of them."""
+    ends = [(i, min(i + MAX_UNROLLED, stop)) for i in range(start, stop, MAX_UNROLLED)]
+    *parts, tail = (function(jax.tree.map(lambda array, i=i, j=j: array[i:j], rows)) for i, j in ends)
     if parts:
         head = _pairwise(operation, parts)
         tail = jnp.concatenate([operation(head[: len(tail)], tail), head[len(tail) :]])
     return fold(operation, tail)
 
 
-def _pairwise(operation: Callable[[jax.Array, jax.Array], jax.Array], arrays: list[jax.Array]) -> jax.Array:
+def _pairwise(operation: Operation, arrays: list[jax.Array]) -> jax.Array:
     while len(arrays) > 1:
         pairs = zip(arrays[::2], arrays[1::2], strict=False)
         arrays = [operation(a, b) for a, b in pairs] + arrays[len(arrays) // 2 * 2 :]
