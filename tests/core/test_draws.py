@@ -8,7 +8,7 @@ from scipy import stats
 
 from jaxarena.core import draws
 from jaxarena.core.once import once
-from jaxarena.core.reduce import fold, mean, total
+from jaxarena.core.reduce import fold, map_reduce, mean, total
 
 ONES = 0xFFFFFFFF
 
@@ -91,3 +91,13 @@ def test_folds_equal_numpy(length):
     np.testing.assert_array_equal(total(jnp.asarray(array), 1), array.sum(1))
     np.testing.assert_array_equal(fold(jnp.maximum, jnp.asarray(array), 1), array.max(1))
     np.testing.assert_allclose(mean(jnp.asarray(array, jnp.float32), 1), array.mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 5, 32, 33, 320, 512, 513, 1100])
+def test_map_reduce_is_a_fold_of_what_a_function_makes_of_each_row(length):
+    rows = np.random.default_rng(length).integers(-50, 50, (2, length, 4)).astype(np.int32)
+    limit = jnp.arange(4)
+    tree = {"price": jnp.asarray(rows[0]), "lots": jnp.asarray(rows[1])}
+    got = map_reduce(jnp.add, lambda row: jnp.where(row["price"] > limit, row["lots"], 0), tree)
+    np.testing.assert_array_equal(got, np.where(rows[0] > np.arange(4), rows[1], 0).sum(0))
+    np.testing.assert_array_equal(map_reduce(jnp.minimum, lambda row: row["lots"] * 2, tree), 2 * rows[1].min(0))

@@ -12,8 +12,9 @@ from hypothesis import strategies
 
 from jaxarena.core.batching import vmap_last
 from jaxarena.core.money import Money, int_quanta
+from jaxarena.core.types import Orders
 from jaxarena.market.auction import clear, largest_order
-from jaxarena.market.auction.clearing import _proportion, shuffled
+from jaxarena.market.auction.clearing import Book, _proportion, match, shuffled
 from jaxarena.market.processes import MAX_TICKS, MIN_TICKS
 from tests.reference import auction as oracle
 
@@ -467,6 +468,70 @@ def test_proportions_are_exact_where_float64_rounds_to_the_wrong_side():
     share, remainder = jax.jit(_proportion)(*np.asarray(cases, np.int32).T)
     assert share.tolist() == [part * rest // whole for part, rest, whole in cases]
     assert remainder.tolist() == [part * rest % whole for part, rest, whole in cases]
+
+
+# --- Agents with fewer slots than others.
+
+GROUPS = ((3, 1), (2, 3), (4, 2), (1, 1), (1, 1))  # agents, slots of each
+
+
+def ragged(rng, assets=2):
+    """Orders of groups of agents, padded to a table and as they are."""
+    parts = []
+    for agents, slots in GROUPS:
+        shape = (agents, assets, slots)
+        lots, limits = rng.integers(-9, 10, shape), rng.integers(95, 106, shape)
+        parts.append(Orders(jnp.asarray(lots, jnp.int32), jnp.asarray(limits, jnp.int32)))
+    return Orders.join(parts)
+
+
+def test_joined_orders_remember_which_slots_are_used():
+    orders = ragged(np.random.default_rng(0))
+    assert orders.lots.shape == orders.limit_ticks.shape == (11, 2, 3)
+    assert orders.groups == ((3, 1), (2, 3), (4, 2), (2, 1))
+    used = np.repeat([1, 3, 2, 1], [3, 2, 4, 2])
+    rows = orders.to_rows(orders.lots)
+    np.testing.assert_array_equal(
+        rows, [orders.lots[agent, :, slot] for agent in range(11) for slot in range(used[agent])]
+    )
+    np.testing.assert_array_equal(orders.from_rows(rows), orders.lots)
+    np.testing.assert_array_equal(orders.by_agent(rows), orders.lots.sum(2))
+    for block, (agents, slots) in zip(orders.split(orders.lots), orders.groups, strict=True):
+        assert block.shape == (agents, slots, 2)
+
+
+def test_overruled_agents_send_one_market_order_and_nothing_else():
+    orders = ragged(np.random.default_rng(1))
+    chosen, instead = jnp.arange(11) % 3 == 0, jnp.arange(22).reshape(11, 2)
+    after = orders.overrule(chosen, instead)
+    assert after.groups == orders.groups
+    for agent in range(11):
+        if chosen[agent]:
+            np.testing.assert_array_equal(after.lots[agent], [[lots, 0, 0] for lots in instead[agent]])
+            assert not after.limit_ticks[agent].any()
+        else:
+            np.testing.assert_array_equal(after.lots[agent], orders.lots[agent])
+            np.testing.assert_array_equal(after.limit_ticks[agent], orders.limit_ticks[agent])
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_slots_that_nobody_uses_change_nothing(timed):
+    traded = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        orders, reference = ragged(rng), jnp.asarray([100, 103], jnp.int32)
+        ranks = rng.permutation(orders.lots.size).reshape(orders.lots.shape).astype(np.int32)
+        entered = rng.integers(0, 4, orders.lots.shape).astype(np.int32) if timed else None
+        whole = single(orders.lots, orders.limit_ticks, reference, ranks, entered)
+        book, crossed = Book.of(orders)
+        rows = None if entered is None else orders.to_rows(entered)
+        crossing, lots = match(book, reference, orders.to_rows(ranks), rows)
+        np.testing.assert_array_equal(orders.from_rows(book.signed(lots)), whole.filled)
+        np.testing.assert_array_equal(orders.from_rows(crossed), whole.self_matched)
+        np.testing.assert_array_equal(crossing.price, whole.price_ticks)
+        np.testing.assert_array_equal(crossing.imbalance, whole.imbalance_lots)
+        traded += int(whole.volume_lots.sum())
+    assert traded > 500
 
 
 # --- The order of those that are equal.

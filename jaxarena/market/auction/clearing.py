@@ -243,12 +243,12 @@ def _crossing(book: Book, reference: jax.Array) -> Crossing:
     highest = book.lowest(lambda rows: rows.edge > last)
     first, final = jnp.where(take_last, lowest, after), jnp.where(take_after, highest, last)
     price = jnp.where(volume > 0, jnp.clip(reference, first, final), reference)
-    at_last = price <= last
-    buys_ration = take_last & at_last
+    below = price <= last
+    buys_ration = take_last & below
     return Crossing(
         price=price,
         volume=volume,
-        imbalance=jnp.where(at_last, excess, excess_after),
+        imbalance=jnp.where(below, excess, excess_after),
         last=last,
         buys_ration=buys_ration,
         rest=volume - jnp.where(buys_ration, wanted_after, offered),
@@ -291,8 +291,8 @@ def _serve(budget: jax.Array, wanted: jax.Array | None, rank: jax.Array, priorit
     """Give each row what it wants, lower rank first, then lower priority, until the budget is used up.
 
     Args:
-        budget: `[A]` int32.
-        wanted: `[R, A]` int32, or None where every row wants one.
+        budget: `[A]` int32, not more than the rows want together.
+        wanted: `[R, A]` int32, or None where every row wants one, and more rows want it than the budget allows.
         rank: `[R, A]` int32, not negative; `NEVER` for rows that want nothing.
         priority: `[R, A]` int32, not negative, all different.
     """
