@@ -118,7 +118,11 @@ def env_reset(agents: int, assets: int, num_markets: int, steps: int) -> Program
     def call(state: Any) -> Any:
         def step(state: Any, _: None) -> tuple[Any, None]:
             key, sums = state
-            obs, carry = markets.reset(key, params)
+            # Adds zero, as the compiler cannot know: a reset without draws would otherwise be computed before the loop.
+            nothing = (sums[0] > 3e38).astype(jnp.float32)
+            obs, carry = markets.reset(
+                key, jax.tree.map(lambda leaf: leaf + nothing if leaf.dtype == jnp.float32 else leaf, params)
+            )
             numbers = [leaf for leaf in jax.tree.leaves(carry.market) if leaf.dtype == jnp.float32]
             kept = sum((total(leaf.reshape(-1, num_markets)) for leaf in numbers), jnp.zeros(num_markets))
             return (fold_in(key, 1), sums + total(obs["trader"].reshape(-1, num_markets)) + kept), None
