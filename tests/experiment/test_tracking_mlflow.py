@@ -80,7 +80,9 @@ def test_a_resumed_run_continues_the_same_run_and_no_step_is_doubled(tracked, wr
     run_id = ids(folder)["run"]
     assert client.get_run(run_id).info.status == "KILLED"
     memory = folder.path / "tracking" / "mlflow.json"
-    memory.write_text(memory.read_text().replace("24", "16"))  # as after a kill between sending and remembering
+    memory.write_text(
+        memory.read_text().replace('"step": 24', '"step": 16')
+    )  # as after a kill between sending and remembering
     with follow(config, folder):
         write_records(folder, [24, 32], after=16)
         finish_run(folder)

@@ -56,7 +56,9 @@ def test_a_resumed_run_shows_each_step_once_even_when_its_memory_is_older_than_i
     memory = folder.path / "tracking" / "tensorboard.json"
     with follow(config, folder):
         write_records(folder, [8, 16, 24])
-    memory.write_text(memory.read_text().replace("24", "16"))  # as after a kill between writing and remembering
+    memory.write_text(
+        memory.read_text().replace('"step": 24', '"step": 16')
+    )  # as after a kill between writing and remembering
     with follow(config, folder):
         write_records(folder, [24, 32], after=16)
     shown = scalars(folder.path / "tracking" / "tensorboard", "loss/careful")
