@@ -16,6 +16,9 @@ from jax.interpreters import batching, mlir
 
 T = TypeVar("T")
 
+#: Values of this size or more are not copied to be kept.
+LARGE_BYTES = 2**16
+
 _once = Primitive("once")
 _once.multiple_results = True
 
@@ -23,10 +26,10 @@ _once.multiple_results = True
 def once(tree: T) -> T:
     """The same values, evaluated once and kept in memory.
 
-    What `jax.lax.optimization_barrier` promises; the CPU compiler drops that one before it fuses. Here the
-    values go through a loop that runs for one turn, which the compiler does not know: it neither fuses nor
-    repeats a loop, and gives it the memory in which the values already are. At least one leaf must be of a
-    32-bit type.
+    What `jax.lax.optimization_barrier` promises; the CPU compiler drops that one before it fuses. It neither fuses nor
+    repeats what goes through control flow that it cannot decide. So small values go through a conditional that is
+    always true, which copies them, and large ones through a loop of one turn, which leaves them where they are but
+    takes a longer program. At least one leaf must be of a 32-bit type.
 
     >>> once({"amount": jnp.arange(3)})["amount"].tolist()
     [0, 1, 2]
@@ -35,18 +38,28 @@ def once(tree: T) -> T:
     return jax.tree.unflatten(structure, _once.bind(*leaves))
 
 
-def _through_loop(*leaves: jax.Array) -> list[jax.Array]:
+def _on_cpu(*leaves: jax.Array) -> list[jax.Array]:
     probe = jnp.ones((), jnp.int32)
     for leaf in leaves:  # of every leaf, because any of them may be a constant that the compiler sees through
         if leaf.dtype.itemsize == 4 and leaf.size:
             first = lax.slice(leaf.reshape(-1), (0,), (1,)).reshape(())
             probe = probe | lax.bitcast_convert_type(first, jnp.int32)
     turns = (probe != 0).astype(jnp.int32)  # 1
+    large = [leaf.size * leaf.dtype.itemsize >= LARGE_BYTES for leaf in leaves]
+    looped = iter(_through_loop(turns, [leaf for leaf, is_large in zip(leaves, large, strict=True) if is_large]))
+    copied = iter(
+        _through_conditional(turns, [leaf for leaf, is_large in zip(leaves, large, strict=True) if not is_large])
+    )
+    return [next(looped if is_large else copied) for is_large in large]
 
+
+def _through_conditional(turns: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+    return lax.cond(turns > 0, lambda xs: xs, lambda xs: [jnp.zeros_like(x) for x in xs], leaves) if leaves else []
+
+
+def _through_loop(turns: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
     def touch(leaf: jax.Array, turn: jax.Array) -> jax.Array:
         """The same leaf, written in part by itself, as the compiler cannot know."""
-        if leaf.size <= 1:
-            return jnp.where(turn < turns, leaf, jnp.zeros_like(leaf))
         origin, one = [jnp.int32(0)] * (leaf.ndim - 1), (1,) * leaf.ndim
         return lax.dynamic_update_slice(leaf, lax.dynamic_slice(leaf, (turns - 1, *origin), one), (turn, *origin))
 
@@ -54,7 +67,7 @@ def _through_loop(*leaves: jax.Array) -> list[jax.Array]:
         turn, leaves = carry
         return turn + 1, [touch(leaf, turn) for leaf in leaves]
 
-    return lax.while_loop(lambda carry: carry[0] < turns, body, (jnp.int32(0), list(leaves)))[1]
+    return lax.while_loop(lambda carry: carry[0] < turns, body, (jnp.int32(0), leaves))[1] if leaves else []
 
 
 def _batch(leaves: Any, axes: Any) -> tuple[Any, Any]:
@@ -65,4 +78,4 @@ _once.def_impl(lambda *leaves: list(leaves))
 _once.def_abstract_eval(lambda *shapes: list(shapes))
 batching.primitive_batchers[_once] = _batch
 mlir.register_lowering(_once, mlir.lower_fun(lambda *xs: lax.optimization_barrier(list(xs)), multiple_results=True))
-mlir.register_lowering(_once, mlir.lower_fun(_through_loop, multiple_results=True), platform="cpu")
+mlir.register_lowering(_once, mlir.lower_fun(_on_cpu, multiple_results=True), platform="cpu")
